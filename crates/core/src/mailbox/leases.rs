@@ -1,0 +1,118 @@
+//! What is in flight, by sequence.
+
+use super::ConsumerId;
+use std::collections::VecDeque;
+
+/// One delivery that waits for its verdict.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    pub(super) seq: u64,
+    pub(super) deadline: u64,
+    pub(super) priority: i64,
+    pub(super) consumer: ConsumerId,
+    pub(super) attempt: u32,
+    pub(super) bytes: u32,
+    live: bool,
+}
+
+/// Leases ordered by sequence. Deliveries go out and are settled nearly in order, so a deque with
+/// tombstones beats a tree; the worst case stays bounded by the windows of the consumers.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    slots: VecDeque<Lease>,
+    live: usize,
+}
+
+impl Lease {
+    pub(super) fn new(
+        seq: u64,
+        deadline: u64,
+        priority: i64,
+        consumer: ConsumerId,
+        attempt: u32,
+        bytes: u32,
+    ) -> Self {
+        Self { seq, deadline, priority, consumer, attempt, bytes, live: true }
+    }
+}
+
+impl Leases {
+    pub(super) fn len(&self) -> usize {
+        self.live
+    }
+
+    pub(super) fn insert(&mut self, lease: Lease) {
+        self.live += 1;
+        if self.slots.back().is_none_or(|back| back.seq < lease.seq) {
+            self.slots.push_back(lease);
+            return;
+        }
+        let at = self.slots.partition_point(|slot| slot.seq < lease.seq);
+        if self.slots[at].seq == lease.seq {
+            debug_assert!(!self.slots[at].live);
+            self.slots[at] = lease;
+        } else {
+            self.slots.insert(at, lease);
+        }
+    }
+
+    fn position(&self, seq: u64) -> Option<usize> {
+        let front = self.slots.front()?.seq;
+        let guess = usize::try_from(seq.checked_sub(front)?).unwrap_or(usize::MAX);
+        let at = match self.slots.get(guess) {
+            Some(slot) if slot.seq == seq => guess,
+            _ => self.slots.binary_search_by_key(&seq, |slot| slot.seq).ok()?,
+        };
+        self.slots[at].live.then_some(at)
+    }
+
+    pub(super) fn get_mut(&mut self, seq: u64) -> Option<&mut Lease> {
+        let at = self.position(seq)?;
+        Some(&mut self.slots[at])
+    }
+
+    pub(super) fn get(&self, seq: u64) -> Option<&Lease> {
+        self.position(seq).map(|at| &self.slots[at])
+    }
+
+    pub(super) fn remove(&mut self, seq: u64) -> Option<Lease> {
+        let at = self.position(seq)?;
+        let lease = self.slots[at];
+        self.slots[at].live = false;
+        self.live -= 1;
+        self.shrink();
+        Some(lease)
+    }
+
+    fn shrink(&mut self) {
+        while self.slots.front().is_some_and(|slot| !slot.live) {
+            self.slots.pop_front();
+        }
+        while self.slots.back().is_some_and(|slot| !slot.live) {
+            self.slots.pop_back();
+        }
+        if self.slots.len() > 64 && self.slots.len() > 4 * self.live {
+            self.slots.retain(|slot| slot.live);
+        }
+    }
+
+    /// The live sequences in `first..=last` that `consumer` holds.
+    pub(super) fn held(
+        &self,
+        consumer: ConsumerId,
+        first: u64,
+        last: u64,
+    ) -> impl DoubleEndedIterator<Item = u64> + '_ {
+        let from = self.slots.partition_point(|slot| slot.seq < first);
+        self.slots
+            .range(from..)
+            .take(usize::try_from(last.saturating_sub(first)).unwrap_or(usize::MAX).saturating_add(1).min(self.slots.len() - from))
+            .filter(move |slot| slot.live && slot.consumer == consumer && slot.seq <= last)
+            .map(|slot| slot.seq)
+    }
+
+    /// The live sequences below `seq`.
+    pub(super) fn below(&self, seq: u64) -> Vec<u64> {
+        self.slots.iter().take_while(|slot| slot.seq < seq).filter(|slot| slot.live).map(|slot| slot.seq).collect()
+    }
+}

@@ -1,0 +1,151 @@
+//! One subscription of the memory backend, with all its consumers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::log::{Entry, Log};
+use crate::backend::{StartAt, SubscribeOptions};
+use crate::mailbox::{ConsumerId, Mailbox, Taken};
+use crate::retry::RetryPolicy;
+use crate::subject::Filter;
+use crate::time::Timestamp;
+
+/// One attached subscription handle.
+pub(super) struct Consumer {
+    pub(super) id: ConsumerId,
+    pub(super) waker: Option<Waker>,
+    pub(super) drain: Option<Drain>,
+}
+
+pub(super) struct Drain {
+    pub(super) deadline: Timestamp,
+    pub(super) in_flight: u64,
+    pub(super) settled: u64,
+}
+
+/// Its mailbox counts its own messages, without the gaps that the filter makes in the log: only so the floor of
+/// what is settled rises. `positions` maps those numbers to the log's.
+pub(super) struct Group {
+    pub(super) filter: Filter,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) shared: bool,
+    pub(super) mailbox: Mailbox,
+    pub(super) consumers: Vec<Consumer>,
+    /// The attempt that is out, where it is not the first: tells the token of an older attempt from the newest one's.
+    pub(super) repeated: HashMap<u64, u32>,
+    positions: VecDeque<u64>,
+    /// The number of `positions[0]`.
+    first: u64,
+    start: Start,
+}
+
+/// What a start in the future still leaves out.
+enum Start {
+    Position(u64),
+    Time(Timestamp),
+}
+
+impl Group {
+    pub(super) fn new(options: &SubscribeOptions, log: &Log) -> Self {
+        let matching = |(_, entry): &(u64, &Entry)| options.filter.matches(entry.envelope.subject.as_str());
+        let (from, start) = match options.from {
+            StartAt::New => (log.next(), Start::Position(0)),
+            StartAt::First => (log.first(), Start::Position(0)),
+            StartAt::Last => {
+                let newest = log.range(0).rev().find(matching).map(|(position, _)| position);
+                (newest.unwrap_or_else(|| log.next()), Start::Position(0))
+            }
+            StartAt::Sequence(position) => (position, Start::Position(position)),
+            StartAt::Time(time) => (log.at_time(time), Start::Time(time)),
+        };
+        let mut group = Self {
+            filter: options.filter.clone(),
+            name: options.name.clone(),
+            shared: options.group,
+            mailbox: Mailbox::new(policy(options), 0),
+            consumers: Vec::new(),
+            repeated: HashMap::new(),
+            positions: VecDeque::new(),
+            first: 1,
+            start,
+        };
+        for (position, entry) in log.range(from).filter(matching) {
+            group.offer(position, entry.envelope.priority);
+        }
+        group
+    }
+
+    /// Whether a message that was just stored is for it.
+    pub(super) fn wants(&self, position: u64, subject: &str, stored_at: Timestamp) -> bool {
+        let started = match self.start {
+            Start::Position(first) => position >= first,
+            Start::Time(first) => stored_at >= first,
+        };
+        started && self.filter.matches(subject)
+    }
+
+    pub(super) fn offer(&mut self, position: u64, priority: i64) {
+        let number = self.first + self.positions.len() as u64;
+        self.positions.push_back(position);
+        self.mailbox.offer(number, number, priority);
+    }
+
+    pub(super) fn position(&self, number: u64) -> Option<u64> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.positions.get(index).copied()
+    }
+
+    /// Forgets what is settled below everything else.
+    pub(super) fn advance(&mut self) {
+        let floor = self.mailbox.floor().floor();
+        while self.first <= floor && self.positions.pop_front().is_some() {
+            self.first += 1;
+        }
+    }
+
+    /// The oldest position that is not settled.
+    pub(super) fn needed(&self) -> Option<u64> {
+        self.positions.front().copied()
+    }
+
+    /// Fills `taken` with up to `max` messages for `consumer`.
+    pub(super) fn take(&mut self, consumer: ConsumerId, now: u64, max: usize, log: &Log, taken: &mut Vec<Taken>) {
+        let (positions, first) = (&self.positions, self.first);
+        let size_of = |number: u64| {
+            let position = positions.get((number - first) as usize);
+            position.and_then(|position| log.get(*position)).map_or(0, |entry| entry.bytes)
+        };
+        self.mailbox.take(consumer, now, max, size_of, taken);
+    }
+
+    pub(super) fn consumer(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
+        // Ids only grow, so the newest is at the end.
+        let at = self.consumers.binary_search_by_key(&id, |consumer| consumer.id).ok()?;
+        Some(&mut self.consumers[at])
+    }
+
+    /// Whether the token of attempt `attempt` still speaks for the delivery that is out.
+    pub(super) fn is_current(&self, number: u64, attempt: u32) -> bool {
+        if self.repeated.is_empty() {
+            return attempt == 1;
+        }
+        self.repeated.get(&number).copied().unwrap_or(1) == attempt
+    }
+
+    /// As it stands in dead letters.
+    pub(super) fn title(&self) -> Arc<str> {
+        match &self.name {
+            Some(name) => format!("{} as {name}", self.filter).into(),
+            None => self.filter.as_str().into(),
+        }
+    }
+}
+
+pub(super) fn policy(options: &SubscribeOptions) -> RetryPolicy {
+    RetryPolicy {
+        ack_wait: options.ack_wait,
+        backoff: options.backoff.clone(),
+        max_deliveries: options.max_deliveries,
+    }
+}

@@ -1,0 +1,91 @@
+//! The log behind a stream: what the engine asks of whatever keeps its records.
+//!
+//! A log is asynchronous (appending gives a ticket, the commit is announced later) and has one writer: whoever opened
+//! it last; earlier writers are fenced. So a replicated log can stand behind it as well as a local file.
+
+mod journal;
+mod memory;
+
+pub use journal::JournalStore;
+pub use memory::MemoryStore;
+pub use postroad_journal::{
+    CommitObserver, Event, JournalError as LogError, JournalStats as LogStats, PayloadKind, Publish, RecordView,
+    Signal, Ticket,
+};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Called with every record of a log that is opened, in order; may refuse one with a reason.
+pub type Fold<'a> = &'a mut dyn FnMut(&RecordView<'_>) -> Result<(), String>;
+
+/// Where records are appended.
+pub trait Append {
+    /// Appends a message; says its sequence.
+    fn publish(&mut self, publish: &Publish<'_>) -> u64;
+    /// Appends a record of another kind; `fields` is `,"key":value` for each field.
+    fn record(&mut self, kind: &str, fields: &[u8]);
+}
+
+/// One log of one stream.
+pub trait Log: Send + Sync {
+    /// Appends all that `write` writes to one commit, or to consecutive ones; says which is the last.
+    ///
+    /// Does not wait, and fails only when this writer was fenced. Ask [`LogStore::admit`] before; afterwards, with
+    /// no lock held, call [`LogStore::flush`].
+    fn append(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError>;
+    /// Whom to tell of commits.
+    fn observe(&self, observer: Arc<dyn CommitObserver>);
+    /// True if the next append should begin a new segment with a snapshot.
+    fn wants_snapshot(&self) -> bool;
+    /// Begins a new segment; `write` appends the snapshot without which older segments could not be trimmed.
+    fn snapshot(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError>;
+    /// The committed messages `seqs`, in that order; what is not there is left out.
+    fn read(&self, seqs: &[u64], out: &mut Vec<Event>) -> Result<(), LogError>;
+    /// The first message appended at `time` (milliseconds since 1970) or later; `last + 1` if none.
+    fn seek_time(&self, time: u64) -> Result<u64, LogError>;
+    /// Calls `with` with a function that tells the size of a message in bytes, about.
+    fn sizes(&self, with: &mut dyn FnMut(&dyn Fn(u64) -> u32));
+    /// Runs of equal priority among the messages `first..=last`; what is lost is left out.
+    fn priority_runs(&self, first: u64, last: u64, run: &mut dyn FnMut(u64, u64, i64));
+    /// Sizes.
+    fn stats(&self) -> LogStats;
+    /// The trimmable units, oldest first: their newest message, bytes, and when they began.
+    fn sealed(&self) -> Vec<(u64, u64, u64)>;
+    /// Deletes whole units before `seq`; says the first message kept.
+    fn trim(&self, seq: u64) -> Result<u64, LogError>;
+    /// A clean end; everything is committed.
+    fn close(&self) -> Result<(), LogError>;
+}
+
+/// All logs of an engine, and their commits.
+pub trait LogStore: Send + Sync {
+    /// `fdatasync`, `os` or `memory`: what a commit means.
+    fn sync_mode(&self) -> &'static str;
+    /// The names of the stream logs there are.
+    fn list(&self) -> Result<Vec<String>, LogError>;
+    /// Opens, or makes, the log of a stream and becomes its writer; earlier writers are fenced.
+    fn open(&self, name: &str, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError>;
+    /// Opens, or makes, the log of subscriptions.
+    fn open_catalog(&self, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError>;
+    /// May messages be appended now?
+    fn admit(&self) -> Result<(), LogError>;
+    /// Gets the commit of what was appended going; `inline` allows to run it on this thread.
+    fn flush(&self, inline: bool);
+    /// Everything up to this ticket is committed.
+    fn committed(&self) -> Ticket;
+    /// Why nothing is committed any more, if so.
+    fn failure(&self) -> Option<LogError>;
+    /// `signal` is called when `ticket` is committed, at once if it is, and when the store fails.
+    fn notify(&self, ticket: Ticket, signal: &Arc<dyn Signal>);
+    /// Asks the disk how much is free.
+    fn measure_disk(&self);
+    /// Counters.
+    fn stats(&self) -> postroad_journal::CommitStats;
+    /// Starts what commits; `on_failure` is called once if it fails.
+    fn start(&self, on_failure: Box<dyn FnOnce(LogError) + Send>) -> std::io::Result<()>;
+    /// Commits what is queued and ends.
+    fn stop(&self);
+    /// Where it is, if on a disk.
+    fn root(&self) -> Option<PathBuf>;
+}

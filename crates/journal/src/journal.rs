@@ -1,0 +1,591 @@
+//! One log: its segments, what waits to be written, and where each message is.
+
+use crate::committer::{Committer, Ticket, lock};
+use crate::error::JournalError;
+use crate::record::{self, Publish};
+use crate::segment::{self, FILLER, Header};
+use crate::storage::{OpenMode, StorageFile};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Bytes of filler that every active segment has at least, if the committer preallocates.
+const RESERVE: u64 = 4 << 10;
+/// The largest step in which filler is written ahead.
+const MAX_FILLER: u64 = 1 << 20;
+/// Offsets in the index are 32 bits.
+const MAX_SEGMENT: u64 = 2 << 30;
+/// The index entry of a message that `repair` could not save.
+pub(crate) const LOST: u32 = u32::MAX;
+
+/// Told when messages are committed, on the committing thread. Must be quick.
+pub trait CommitObserver: Send + Sync {
+    /// Every message up to `seq` is committed; `ticket` was the commit.
+    fn committed(&self, seq: u64, ticket: Ticket);
+}
+
+/// What is particular to one journal.
+#[derive(Clone, Debug)]
+pub struct JournalOptions {
+    /// Whose log it is; stands in every segment header.
+    pub name: String,
+    /// A new segment begins when one is larger; at most 2 GiB.
+    pub segment_bytes: u64,
+}
+
+/// Sizes of a journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalStats {
+    /// The oldest message kept; `last + 1` if there is none.
+    pub first: u64,
+    /// The newest message appended; `first - 1` if there is none.
+    pub last: u64,
+    /// The newest message committed.
+    pub committed: u64,
+    /// Bytes of records in the segments, with what is queued.
+    pub bytes: u64,
+    /// Segment files.
+    pub segments: usize,
+    /// Bytes of memory held for the index.
+    pub index_memory: usize,
+}
+
+/// One segment file.
+pub(crate) struct Segment {
+    pub(crate) header: Header,
+    pub(crate) path: PathBuf,
+    // Open while it is the last one; older ones are opened by who reads them.
+    pub(crate) file: Option<Arc<dyn StorageFile>>,
+    // Where each message begins, from `header.base`.
+    pub(crate) index: Vec<u32>,
+    // Priorities, in step with `index`; empty while all are 0.
+    pub(crate) priorities: Vec<i64>,
+    // The end of the records, with what is queued.
+    pub(crate) end: u64,
+    // The length of the file.
+    pub(crate) allocated: u64,
+}
+
+impl Segment {
+    pub(crate) fn new(dir: &Path, header: Header) -> Self {
+        let end = header.encode().len() as u64;
+        let path = segment::path(dir, header.number);
+        Self { header, path, file: None, index: Vec::new(), priorities: Vec::new(), end, allocated: 0 }
+    }
+
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.header.base + self.index.len() as u64
+    }
+
+    pub(crate) fn push(&mut self, offset: u32, priority: i64) {
+        if priority != 0 && self.priorities.is_empty() {
+            self.priorities.resize(self.index.len(), 0);
+        }
+        if priority != 0 || !self.priorities.is_empty() {
+            self.priorities.push(priority);
+        }
+        self.index.push(offset);
+    }
+
+    pub(crate) fn priority(&self, seq: u64) -> i64 {
+        self.priorities.get((seq - self.header.base) as usize).copied().unwrap_or(0)
+    }
+}
+
+/// Records that are written and synced together.
+pub(crate) struct Batch {
+    // The segment, by its number.
+    number: u64,
+    offset: u64,
+    bytes: Vec<u8>,
+    last_seq: u64,
+    ticket: Ticket,
+    // No record yet: the next one carries the commit mark.
+    empty: bool,
+}
+
+/// Committed bytes that are still in memory.
+pub(crate) struct Chunk {
+    pub(crate) number: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Bytes,
+}
+
+pub(crate) struct State {
+    pub(crate) segments: VecDeque<Segment>,
+    queue: VecDeque<Batch>,
+    pub(crate) tail: VecDeque<Chunk>,
+    pub(crate) committed_seq: u64,
+    last_time: u64,
+    // The capacity the next batch starts with.
+    hint: usize,
+}
+
+pub(crate) struct Inner {
+    pub(crate) committer: Arc<Committer>,
+    pub(crate) dir: PathBuf,
+    options: JournalOptions,
+    pub(crate) state: Mutex<State>,
+    observer: OnceLock<Arc<dyn CommitObserver>>,
+}
+
+/// One log in one directory. Cheap to clone; all clones are the same log.
+#[derive(Clone)]
+pub struct Journal {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal").field("dir", &self.inner.dir).finish_non_exhaustive()
+    }
+}
+
+/// Appends to a journal; holds its lock, so keep it short.
+pub struct Writer<'a> {
+    inner: &'a Arc<Inner>,
+    state: std::sync::MutexGuard<'a, State>,
+    time: u64,
+}
+
+impl Journal {
+    pub(crate) fn assemble(
+        committer: Arc<Committer>,
+        dir: PathBuf,
+        options: JournalOptions,
+        segments: VecDeque<Segment>,
+        last_time: u64,
+    ) -> Self {
+        let committed_seq = segments.back().map_or(0, |s| s.next_seq() - 1);
+        let state =
+            State { segments, queue: VecDeque::new(), tail: VecDeque::new(), committed_seq, last_time, hint: 256 };
+        let inner = Inner { committer, dir, options, state: Mutex::new(state), observer: OnceLock::new() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whom to tell of commits. The first call counts.
+    pub fn observe(&self, observer: Arc<dyn CommitObserver>) {
+        let _ = self.inner.observer.set(observer);
+    }
+
+    /// The committer this journal belongs to.
+    pub fn committer(&self) -> &Arc<Committer> {
+        &self.inner.committer
+    }
+
+    /// The directory of the segments.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// Starts appending at `now` (milliseconds since 1970; never goes back within a log).
+    ///
+    /// Appending does not wait for the disk and cannot fail: ask [`Committer::admit`] before. Afterwards, with no
+    /// lock held, call [`Committer::flush`].
+    pub fn writer(&self, now: u64) -> Writer<'_> {
+        let mut state = lock(&self.inner.state);
+        state.last_time = state.last_time.max(now);
+        let time = state.last_time;
+        Writer { inner: &self.inner, state, time }
+    }
+
+    /// Sizes.
+    pub fn stats(&self) -> JournalStats {
+        let state = lock(&self.inner.state);
+        JournalStats {
+            first: state.segments.front().map_or(1, |s| s.header.base),
+            last: state.last_seq(),
+            committed: state.committed_seq,
+            bytes: state.segments.iter().map(|s| s.end).sum(),
+            segments: state.segments.len(),
+            index_memory: state
+                .segments
+                .iter()
+                .map(|s| s.index.capacity() * 4 + s.priorities.capacity() * 8)
+                .sum(),
+        }
+    }
+
+    /// The priorities of the messages `first..=last` as runs `(first, last, priority)`, ascending. What is lost or
+    /// trimmed is left out.
+    pub fn priority_runs(&self, first: u64, last: u64, mut run: impl FnMut(u64, u64, i64)) {
+        let state = lock(&self.inner.state);
+        for segment in &state.segments {
+            let from = first.max(segment.header.base);
+            let to = last.min(segment.next_seq() - 1);
+            let mut seq = from;
+            while seq <= to {
+                let base = segment.header.base;
+                let lost = |n: u64| segment.index[(n - base) as usize] == LOST;
+                let key = (segment.priority(seq), lost(seq));
+                let start = seq;
+                while seq <= to && (segment.priority(seq), lost(seq)) == key {
+                    seq += 1;
+                }
+                if !key.1 {
+                    run(start, seq - 1, key.0);
+                }
+            }
+        }
+    }
+
+    /// Calls `with` with a function that tells the bytes of the record of a message, about (the distance to the next
+    /// one); 0 if there is none. The journal is locked meanwhile.
+    pub fn sizes<R>(&self, with: impl FnOnce(&dyn Fn(u64) -> u32) -> R) -> R {
+        let state = lock(&self.inner.state);
+        with(&|seq| state.size_of(seq))
+    }
+
+    /// True if the segment is full: call [`Journal::roll`] before the next append.
+    pub fn wants_roll(&self) -> bool {
+        let state = lock(&self.inner.state);
+        let limit = self.inner.options.segment_bytes.min(MAX_SEGMENT);
+        state.segments.back().is_none_or(|s| s.end >= limit)
+    }
+
+    /// Begins a new segment. Everything appended from now on goes there; the first records should be the checkpoint
+    /// without which older segments could not be deleted.
+    pub fn roll(&self, now: u64, salt: u32) {
+        let mut state = lock(&self.inner.state);
+        state.last_time = state.last_time.max(now);
+        let header = Header {
+            number: state.segments.back().map_or(1, |s| s.header.number + 1),
+            base: state.last_seq() + 1,
+            salt,
+            name: self.inner.options.name.clone(),
+            time: state.last_time,
+        };
+        let segment = Segment::new(&self.inner.dir, header);
+        state.segments.push_back(segment);
+        self.inner.push_batch(&mut state);
+    }
+
+    /// How many whole segments at the front end before `seq`, and their bytes: what [`Journal::trim`] would delete.
+    pub fn trimmable(&self, seq: u64) -> (usize, u64) {
+        let state = lock(&self.inner.state);
+        let count = state.trimmable(seq);
+        (count, state.segments.iter().take(count).map(|s| s.end).sum())
+    }
+
+    /// The newest message of each segment but the last, with the segment's bytes and the time of its header,
+    /// oldest first.
+    pub fn sealed(&self) -> Vec<(u64, u64, u64)> {
+        let state = lock(&self.inner.state);
+        let sealed = state.segments.len().saturating_sub(1);
+        state.segments.iter().take(sealed).map(|s| (s.next_seq() - 1, s.end, s.header.time)).collect()
+    }
+
+    /// Deletes the whole segments before message `seq`; says the first message kept. Never the last segment.
+    pub fn trim(&self, seq: u64) -> Result<u64, JournalError> {
+        let (gone, first) = {
+            let mut state = lock(&self.inner.state);
+            let count = state.trimmable(seq);
+            let gone: Vec<Segment> = state.segments.drain(..count).collect();
+            if let Some(last) = gone.last() {
+                let number = last.header.number;
+                self.inner.evict(&mut state, |chunk| chunk.number <= number);
+            }
+            (gone, state.segments.front().map_or(1, |s| s.header.base))
+        };
+        let storage = &self.inner.committer.storage;
+        // Oldest first, and each durably before the next: a power cut in between leaves no gap in the rest.
+        for segment in &gone {
+            storage.remove(&segment.path).map_err(|e| JournalError::io("delete", &segment.path, e))?;
+            self.inner.sync_dir()?;
+        }
+        Ok(first)
+    }
+
+    /// Before a clean exit, with everything committed: cuts the filler off.
+    pub fn close(&self) -> Result<(), JournalError> {
+        let mut state = lock(&self.inner.state);
+        let Some(last) = state.segments.back_mut() else { return Ok(()) };
+        if let Some(file) = &last.file {
+            file.set_len(last.end).map_err(|e| JournalError::io("cut", &last.path, e))?;
+            file.sync_all().map_err(|e| JournalError::io("sync", &last.path, e))?;
+            last.allocated = last.end;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.segments.back().map_or(0, |s| s.next_seq() - 1)
+    }
+
+    fn trimmable(&self, seq: u64) -> usize {
+        // Until the snapshot at the start of the last segment is durable, the older ones are needed.
+        let Some(last) = self.segments.back() else { return 0 };
+        let start = last.header.encode().len() as u64;
+        if self.queue.iter().any(|batch| batch.number == last.header.number && batch.offset == start) {
+            return 0;
+        }
+        let sealed = self.segments.len() - 1;
+        self.segments.iter().take(sealed).take_while(|s| s.next_seq() <= seq).count()
+    }
+
+    pub(crate) fn segment_of(&self, seq: u64) -> Option<&Segment> {
+        let after = self.segments.partition_point(|s| s.header.base <= seq);
+        let segment = self.segments.get(after.checked_sub(1)?)?;
+        (seq < segment.next_seq()).then_some(segment)
+    }
+
+    pub(crate) fn size_of(&self, seq: u64) -> u32 {
+        let Some(segment) = self.segment_of(seq) else { return 0 };
+        let at = (seq - segment.header.base) as usize;
+        let start = segment.index[at];
+        if start == LOST {
+            return 0;
+        }
+        let end = segment.index[at + 1..].iter().find(|o| **o != LOST).map_or(segment.end, |o| u64::from(*o));
+        u32::try_from(end - u64::from(start)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Inner {
+    /// A new batch at the end of the last segment; its journal is enlisted if it was clean.
+    fn push_batch(self: &Arc<Self>, state: &mut State) {
+        let Some(segment) = state.segments.back() else { return };
+        let (number, offset) = (segment.header.number, segment.end);
+        let ticket = match state.queue.back() {
+            Some(batch) => Ticket(batch.ticket.0 + 1),
+            None => self.committer.enlist(self.clone()),
+        };
+        let bytes = Vec::with_capacity(state.hint);
+        let last_seq = state.last_seq();
+        state.queue.push_back(Batch { number, offset, bytes, last_seq, ticket, empty: true });
+    }
+
+    /// Writes the front batch; says to which file, and how many bytes. Called by the committer, one at a time.
+    pub(crate) fn write_front(
+        self: &Arc<Self>,
+    ) -> Result<Option<(Arc<dyn StorageFile>, PathBuf, u64)>, JournalError> {
+        let (mut bytes, number, offset, file, path, allocated, header) = {
+            let mut state = lock(&self.state);
+            let Some(batch) = state.queue.front_mut() else { return Ok(None) };
+            // From here on nothing is added to this batch: see `Writer::append`.
+            let bytes = std::mem::take(&mut batch.bytes);
+            let (number, offset) = (batch.number, batch.offset);
+            if state.queue.len() == 1 {
+                // What is appended meanwhile belongs to the next commit.
+                self.split_after_front(&mut state);
+            }
+            let Some(segment) = state.segments.iter().rev().find(|s| s.header.number == number) else {
+                return Ok(None);
+            };
+            let header = segment.file.is_none().then(|| segment.header.clone());
+            (bytes, number, offset, segment.file.clone(), segment.path.clone(), segment.allocated, header)
+        };
+        let len = bytes.len();
+        let result = self.write(&mut bytes, offset, file, &path, allocated, header.as_ref());
+        bytes.truncate(len);
+        let mut state = lock(&self.state);
+        if let Some(batch) = state.queue.front_mut() {
+            batch.bytes = bytes;
+        }
+        let (file, allocated, written) = result?;
+        let mut sealed = None;
+        for segment in state.segments.iter_mut().rev() {
+            if segment.header.number == number {
+                segment.file = Some(file.clone());
+                segment.allocated = allocated;
+            } else if segment.header.number < number {
+                sealed = segment.file.take().map(|file| (file, segment.path.clone(), segment.end));
+                break;
+            }
+        }
+        drop(state);
+        if let Some((file, path, end)) = sealed {
+            file.set_len(end).map_err(|e| JournalError::io("cut", &path, e))?;
+        }
+        Ok(Some((file, path, written)))
+    }
+
+    fn write(
+        &self,
+        bytes: &mut Vec<u8>,
+        offset: u64,
+        file: Option<Arc<dyn StorageFile>>,
+        path: &Path,
+        allocated: u64,
+        header: Option<&Header>,
+    ) -> Result<(Arc<dyn StorageFile>, u64, u64), JournalError> {
+        let file = match (file, header) {
+            (Some(file), _) => file,
+            (None, Some(header)) => self.create(path, header)?,
+            (None, None) => return Err(JournalError::Failed("a segment has neither file nor header".into())),
+        };
+        let end = offset + bytes.len() as u64;
+        let len = bytes.len();
+        if self.committer.options.preallocate && end + RESERVE > allocated {
+            // Small commits go over filler and change no file size; large ones do not pay for it.
+            let ahead = match len as u64 {
+                n if n >= 64 << 10 => RESERVE,
+                _ => end.clamp(4 * RESERVE, MAX_FILLER),
+            };
+            bytes.resize(len + ahead as usize, FILLER);
+            match file.write_at(bytes, offset) {
+                Ok(()) => {
+                    let end = offset + bytes.len() as u64;
+                    return Ok((file, end.max(allocated), bytes.len() as u64));
+                }
+                Err(error) => {
+                    let error = JournalError::io("write", path, error);
+                    if !error.is_disk_full() {
+                        return Err(error);
+                    }
+                    bytes.truncate(len);
+                }
+            }
+        }
+        file.write_at(bytes, offset).map_err(|e| JournalError::io("write", path, e))?;
+        Ok((file, end.max(allocated), len as u64))
+    }
+
+    /// The header is durable before any record: a segment without one was never used.
+    fn create(&self, path: &Path, header: &Header) -> Result<Arc<dyn StorageFile>, JournalError> {
+        let storage = &self.committer.storage;
+        let file = match storage.open(path, OpenMode::Create) {
+            // Left by a try that met a full disk.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                storage.open(path, OpenMode::Write)
+            }
+            other => other,
+        };
+        let file = file.map_err(|e| JournalError::io("create", path, e))?;
+        file.write_at(&header.encode(), 0).map_err(|e| JournalError::io("write", path, e))?;
+        file.sync_all().map_err(|e| JournalError::io("sync", path, e))?;
+        self.sync_dir()?;
+        Ok(file)
+    }
+
+    fn sync_dir(&self) -> Result<(), JournalError> {
+        if self.committer.options.planted.no_dir_sync {
+            return Ok(());
+        }
+        self.committer.storage.sync_dir(&self.dir).map_err(|e| JournalError::io("sync", &self.dir, e))
+    }
+
+    /// Appends after the front batch must not join it any more: an empty second batch takes them.
+    fn split_after_front(self: &Arc<Self>, state: &mut State) {
+        if state.segments.back().is_some() {
+            self.push_batch(state);
+        }
+    }
+
+    /// The front batch is durable. Called by the committer.
+    pub(crate) fn committed(self: &Arc<Self>, ticket: u64) {
+        let seq = {
+            let mut state = lock(&self.state);
+            if state.queue.front().is_none_or(|batch| batch.ticket.0 > ticket) {
+                return;
+            }
+            let Some(batch) = state.queue.pop_front() else { return };
+            state.hint = batch.bytes.len() + batch.bytes.len() / 4 + 256;
+            self.committer.queued.fetch_sub(batch.bytes.len() as u64, Ordering::Relaxed);
+            state.committed_seq = state.committed_seq.max(batch.last_seq);
+            let seq = state.committed_seq;
+            self.keep(&mut state, batch);
+            // The empty batch that took the place of the front one: forget it, or enlist it.
+            match state.queue.front() {
+                Some(next) if next.empty && state.queue.len() == 1 && next.bytes.is_empty() => {
+                    state.queue.clear();
+                }
+                Some(_) => {
+                    self.committer.enlist(self.clone());
+                }
+                None => {}
+            }
+            seq
+        };
+        if let Some(observer) = self.observer.get() {
+            observer.committed(seq, Ticket(ticket));
+        }
+    }
+
+    /// Keeps a committed batch for readers, within the budget of all journals.
+    fn keep(&self, state: &mut State, batch: Batch) {
+        let budget = self.committer.options.tail_cache_bytes;
+        let len = batch.bytes.len() as u64;
+        self.committer.tail_bytes.fetch_add(len, Ordering::Relaxed);
+        let chunk = Chunk { number: batch.number, offset: batch.offset, bytes: batch.bytes.into() };
+        state.tail.push_back(chunk);
+        // One journal never takes more than a sixteenth.
+        let mut own: u64 = state.tail.iter().map(|c| c.bytes.len() as u64).sum();
+        while state.tail.len() > 1
+            && (own > budget / 16 || self.committer.tail_bytes.load(Ordering::Relaxed) > budget)
+        {
+            let Some(chunk) = state.tail.pop_front() else { break };
+            own -= chunk.bytes.len() as u64;
+            self.committer.tail_bytes.fetch_sub(chunk.bytes.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn evict(&self, state: &mut State, gone: impl Fn(&Chunk) -> bool) {
+        state.tail.retain(|chunk| {
+            let gone = gone(chunk);
+            if gone {
+                self.committer.tail_bytes.fetch_sub(chunk.bytes.len() as u64, Ordering::Relaxed);
+            }
+            !gone
+        });
+    }
+}
+
+impl Writer<'_> {
+    /// Appends a message; says its sequence.
+    pub fn publish(&mut self, publish: &Publish<'_>) -> u64 {
+        let seq = self.state.last_seq() + 1;
+        let estimate = publish.payload.len() + publish.headers.map_or(0, <[u8]>::len) + 128;
+        self.append(seq, "pub", estimate, |out| record::push_publish(out, publish), Some(publish.priority));
+        seq
+    }
+
+    /// Appends another record; `fields` appends `,"key":value` each (see [`record::push_text_field`]).
+    pub fn record(&mut self, kind: &str, fields: impl FnOnce(&mut Vec<u8>)) {
+        let seq = self.state.last_seq();
+        self.append(seq, kind, 128, fields, None);
+    }
+
+    /// The commit that what was appended last is part of, by this writer or before; `Ticket(0)` if that is committed.
+    pub fn ticket(&self) -> Ticket {
+        self.state.queue.iter().rev().find(|batch| !batch.empty).map_or(Ticket(0), |batch| batch.ticket)
+    }
+
+    /// The newest message.
+    pub fn last_seq(&self) -> u64 {
+        self.state.last_seq()
+    }
+
+    fn append(
+        &mut self,
+        seq: u64,
+        kind: &str,
+        estimate: usize,
+        fields: impl FnOnce(&mut Vec<u8>),
+        message: Option<i64>,
+    ) {
+        let limit = self.inner.committer.options.max_batch_bytes;
+        let full = self.state.queue.back().is_none_or(|b| !b.empty && b.bytes.len() + estimate > limit);
+        if full {
+            self.inner.push_batch(&mut self.state);
+        }
+        let state = &mut *self.state;
+        let (Some(segment), Some(batch)) = (state.segments.back_mut(), state.queue.back_mut()) else { return };
+        let begin = record::start(&mut batch.bytes, seq, self.time, kind, batch.empty);
+        fields(&mut batch.bytes);
+        record::finish(&mut batch.bytes, begin, segment.header.salt);
+        batch.empty = false;
+        batch.last_seq = seq;
+        let written = (batch.bytes.len() - begin) as u64;
+        if let Some(priority) = message {
+            // A segment rolls long before its offsets leave 32 bits: see `wants_roll`.
+            segment.push(u32::try_from(segment.end).unwrap_or(LOST), priority);
+        }
+        segment.end += written;
+        self.inner.committer.queued.fetch_add(written, Ordering::Relaxed);
+    }
+}

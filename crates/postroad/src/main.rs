@@ -1,0 +1,31 @@
+//! The Postroad binary: the broker and its command-line clients.
+
+mod cli;
+mod client;
+mod config;
+mod config_cmd;
+mod exit;
+mod logging;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Config(command) => config_cmd::run(command),
+        Command::Pub(args) => client::run(client::publish::run(args)),
+        Command::Sub(args) => client::run(client::subscribe::run(args)),
+        Command::Dlq(command) => client::run(client::dead_letters::run(command)),
+        _ => Ok(()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! `postroad serve`: from settings to a running broker, and to its end.
+
+use std::{
+    future::Future,
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use postroad_engine::{Engine, EngineConfig, EngineError, Retention, SyncMode};
+use postroad_jsonlog::server::{Server, ServerConfig, Words};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    cli::ConfigArgs,
+    config::{self, Config, LagPolicy, Listen, Sync},
+    exit::{Exit, Failure, chain},
+    logging::{self, Style},
+};
+
+/// Files that are open besides connections: segments, the lock, the listener, the runtime's own.
+const OTHER_FILES: u64 = 256;
+
+/// Why the server stops.
+#[derive(Clone, Debug)]
+enum Reason {
+    Signal(&'static str),
+    /// The disk failed; nothing more may be promised.
+    Fatal(String),
+}
+
+pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
+    let config = config::load(&args.overrides()?, std::env::vars_os())?.config;
+    let tokens = config.jsonlog.resolve_tokens().map_err(|why| {
+        Failure::new(Exit::Config, "cannot read the secrets of `jsonlog.tokens`")
+            .why(why)
+            .fix("make the file or the variable exist, readable and not empty")
+    })?;
+    let style = logging::start(&config.log)?;
+    raise_open_files(config.jsonlog.max_connections as u64);
+    let outcome = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Internal, "cannot start the runtime").why(error))
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(serve(&config, tokens));
+            // What could not be drained in time does not keep the process.
+            runtime.shutdown_background();
+            outcome
+        });
+    // JSON logs are read by programs: what they cannot parse would be lost on them.
+    outcome
+        .map_err(|failure| if style == Style::Json && !failure.is_logged() { failure.log() } else { failure })
+}
+
+async fn serve(config: &Config, tokens: Vec<String>) -> Result<(), Failure> {
+    let (fatal_tx, fatal_rx) = mpsc::channel(1);
+    let engine = Engine::open(engine_config(config)).map_err(|error| cannot_open(config, &error))?;
+    engine.start(Box::new(move |why| drop(fatal_tx.try_send(why))));
+    let reason = stop_reason(fatal_rx)?;
+
+    match config.jsonlog.listen {
+        Listen::At(address) => {
+            let server = Server::bind(Arc::clone(&engine), server_config(config, address, tokens))
+                .await
+                .map_err(|error| cannot_listen(address, &error))?;
+            let address = server.local_addr();
+            tracing::info!(%address, sync = sync_name(config.journal.sync), data = %config.server.data.display(), "serving");
+            banner(config, address);
+            server.run(stopped(reason.clone()), config.server.drain_timeout.0).await;
+        }
+        Listen::Off => {
+            tracing::warn!("no door is open: jsonlog.listen is off");
+            stopped(reason.clone()).await;
+        }
+    }
+    let reason = reason.borrow().clone();
+    if let Some(Reason::Fatal(why)) = reason {
+        return Err(disk_failed(&why).log());
+    }
+    let ended = tokio::task::spawn_blocking(move || engine.shutdown()).await;
+    match ended {
+        Ok(Ok(())) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(disk_failed(&chain(&error)).log()),
+        Err(error) => Err(Failure::new(Exit::Internal, "the end of the engine failed").why(error)),
+    }
+}
+
+/// Resolves when there is a reason to stop.
+fn stopped(mut reason: watch::Receiver<Option<Reason>>) -> impl Future<Output = ()> + Send + 'static {
+    async move {
+        // The sender lives as long as its task, and that as long as the process.
+        let _ = reason.wait_for(Option::is_some).await;
+    }
+}
+
+/// Watches for signals and for the end of the disk. A second signal ends the process at once.
+fn stop_reason(mut fatal: mpsc::Receiver<String>) -> Result<watch::Receiver<Option<Reason>>, Failure> {
+    let failed = |error| Failure::new(Exit::Internal, "cannot listen for signals").why(error);
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let (tx, rx) = watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let reason = tokio::select! {
+                biased;
+                Some(why) = fatal.recv() => Reason::Fatal(why),
+                _ = int.recv() => Reason::Signal("SIGINT"),
+                _ = term.recv() => Reason::Signal("SIGTERM"),
+            };
+            let before = tx.borrow().clone();
+            match (&reason, before) {
+                (Reason::Signal(name), None) => {
+                    tracing::info!(signal = name, "stopping; once more to stop at once")
+                }
+                (Reason::Signal(name), Some(Reason::Signal(_))) => {
+                    tracing::warn!(signal = name, "stopped at once; what got `ok` is stored");
+                    std::process::exit(Exit::Interrupted as i32);
+                }
+                (Reason::Signal(_), Some(Reason::Fatal(_))) => continue,
+                (Reason::Fatal(why), _) => tracing::error!(why, "the disk failed, stopping"),
+            }
+            tx.send_replace(Some(reason));
+        }
+    });
+    Ok(rx)
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let (journal, retention, limits) = (&config.journal, &config.retention, &config.limits);
+    EngineConfig {
+        data: (journal.sync != Sync::Memory).then(|| config.server.data.clone()),
+        sync: match journal.sync {
+            Sync::Fdatasync => SyncMode::Fdatasync,
+            Sync::Os => SyncMode::Os,
+            Sync::Memory => SyncMode::Memory,
+        },
+        segment_bytes: journal.segment_bytes.0,
+        preallocate: journal.preallocate,
+        disk_floor: journal.disk_floor.0,
+        queue_bytes: journal.queue_bytes.0,
+        max_topics: limits.max_topics,
+        retention: Retention {
+            max_bytes: limit(retention.max_bytes.0),
+            max_age: Some(retention.max_age.0).filter(|age| !age.is_zero()),
+            max_events: limit(retention.max_events),
+            interest: retention.interest,
+        },
+        dedup_window: config.jsonlog.dedup_window.0,
+        lag_events: limit(limits.lag_events),
+        lag_policy: match limits.lag_policy {
+            LagPolicy::Note => postroad_engine::LagPolicy::Note,
+            LagPolicy::Detach => postroad_engine::LagPolicy::Detach,
+        },
+        ..EngineConfig::default()
+    }
+}
+
+fn server_config(config: &Config, listen: SocketAddr, tokens: Vec<String>) -> ServerConfig {
+    let jsonlog = &config.jsonlog;
+    ServerConfig {
+        listen,
+        max_line: clamp(jsonlog.max_line.0),
+        max_bulk: clamp(jsonlog.max_bulk.0),
+        max_connections: jsonlog.max_connections,
+        write_timeout: jsonlog.write_timeout.0,
+        max_output: clamp(jsonlog.max_output.0),
+        max_partial: clamp(jsonlog.max_partial.0),
+        tokens,
+        words: Words {
+            publish: jsonlog.words.publish.clone(),
+            subscribe: jsonlog.words.subscribe.clone(),
+            unsubscribe: jsonlog.words.unsubscribe.clone(),
+            ack: jsonlog.words.ack.clone(),
+        },
+        ..ServerConfig::default()
+    }
+}
+
+/// 0 means no limit.
+fn limit(number: u64) -> Option<u64> {
+    (number > 0).then_some(number)
+}
+
+fn clamp(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn sync_name(sync: Sync) -> &'static str {
+    match sync {
+        Sync::Fdatasync => "fdatasync",
+        Sync::Os => "os",
+        Sync::Memory => "memory",
+    }
+}
+
+/// Each connection is an open file; the soft limit of many systems is 1024.
+fn raise_open_files(connections: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if let (Some(soft), hard) = (limit.current, limit.maximum)
+        && hard.is_none_or(|hard| soft < hard)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })
+    {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+    if let Some(files) = getrlimit(Resource::Nofile).current
+        && files < connections.saturating_add(OTHER_FILES)
+    {
+        tracing::warn!(
+            files,
+            connections,
+            "fewer files may be open than jsonlog.max_connections needs: raise `ulimit -n`, or lower the setting"
+        );
+    }
+}
+
+fn cannot_open(config: &Config, error: &EngineError) -> Failure {
+    Failure::new(Exit::CannotOpen, format!("cannot open the data directory {}", config.server.data.display()))
+        .why(chain(error))
+        .fix("stop the process that has it, or repair what is named, or choose another directory with --data")
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+    Failure::new(Exit::CannotOpen, format!("cannot listen on {address}"))
+        .why(error)
+        .fix("stop the process that has it, or choose another address with --jsonlog")
+}
+
+fn disk_failed(why: &str) -> Failure {
+    Failure::new(Exit::Io, "the disk failed; nothing more was promised, and what got `ok` before is stored")
+        .why(why)
+        .fix("look at the disk and its space, then start again: the log is read back from the disk")
+}
+
+/// What it serves, and four lines to try.
+fn banner(config: &Config, address: SocketAddr) {
+    let data = config.server.data.display();
+    let stored = match config.journal.sync {
+        Sync::Fdatasync => "an `ok` means that it is on disk",
+        Sync::Os => "an `ok` means that the operating system has it; a power failure can lose it",
+        Sync::Memory => "nothing is written to a disk",
+    };
+    let words = &config.jsonlog.words;
+    let login = if config.jsonlog.tokens.is_empty() { "" } else { r#"hello {"token":"TOKEN"}\n"# };
+    // Where everybody can reach it, this machine can by its loopback address.
+    let ip = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
+    let nc = format!("nc -q1 {ip} {}", address.port());
+    let (publish, subscribe, ack) = (&words.publish, &words.subscribe, &words.ack);
+    let text = format!(
+        r#"postroad {version}
+  JSON-log  {address}
+  data      {data} (sync={sync}: {stored})
+
+Try it, in another terminal:
+  printf '{login}{publish} orders {{"id":"1","msg":"hello"}}\n' | {nc}
+  printf '{login}{subscribe} orders from=first\n' | {nc}
+  (printf '{login}{subscribe} orders as billing from=first\n'; sleep 1; printf '{ack} orders 1\n') | {nc}
+  printf '{login}stats orders\n' | {nc}
+
+"#,
+        version = env!("CARGO_PKG_VERSION"),
+        sync = sync_name(config.journal.sync),
+    );
+    // Nobody may be there to read it.
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}

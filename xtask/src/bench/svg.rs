@@ -1,0 +1,89 @@
+//! The table as a picture: a group of bars a load, rates on the left, CPU per event on the right.
+
+use super::report::{Report, thousands};
+use super::speed::Load;
+use crate::server::Kind;
+use std::fmt::Write;
+
+const LEFT: u32 = 40;
+const BAR: u32 = 22;
+const WIDTH: u32 = 330;
+/// Where the second column starts.
+const SECOND: u32 = LEFT + WIDTH + 260;
+const TOTAL: u32 = SECOND + WIDTH + 110;
+
+/// The chart of a report's rows.
+pub(crate) fn draw(report: &Report) -> String {
+    let mut loads: Vec<Load> = Vec::new();
+    for row in &report.rows {
+        if !loads.contains(&row.load) {
+            loads.push(row.load);
+        }
+    }
+    let mut body = String::new();
+    let mut y = 96;
+    for load in loads {
+        text(&mut body, LEFT, y, 15, "#111", "bold", &load.name());
+        y += 10;
+        let rows: Vec<_> =
+            Kind::ALL.into_iter().filter_map(|kind| Some((kind, report.find(load, kind)?))).collect();
+        let most =
+            |value: fn(&super::report::Sample) -> f64| rows.iter().map(|(_, s)| value(s)).fold(0.0, f64::max);
+        let (rate, cpu) = (most(|s| s.rate), most(|s| s.cpu_us));
+        for (kind, sample) in &rows {
+            bar(
+                &mut body,
+                LEFT,
+                y,
+                *kind,
+                sample.rate / rate,
+                &format!("{} {}/s", kind.name(), thousands(sample.rate)),
+            );
+            bar(&mut body, SECOND, y, *kind, sample.cpu_us / cpu, &format!("{:.2} us", sample.cpu_us));
+            y += BAR + 4;
+        }
+        y += 34;
+    }
+    let mut head = String::new();
+    text(
+        &mut head,
+        LEFT,
+        30,
+        19,
+        "#111",
+        "bold",
+        "Durable before the answer: events of 256 bytes over loopback",
+    );
+    text(&mut head, LEFT, 50, 12, "#555", "normal", &report.modes.join("; "));
+    text(&mut head, LEFT, 70, 13, "#555", "normal", "events per second (longer is better)");
+    text(&mut head, SECOND, 70, 13, "#555", "normal", "server CPU per event (shorter is better)");
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{TOTAL}\" height=\"{y}\" viewBox=\"0 0 {TOTAL} {y}\" \
+         font-family=\"sans-serif\">\n<rect width=\"{TOTAL}\" height=\"{y}\" fill=\"#fff\"/>\n{head}{body}</svg>\n"
+    )
+}
+
+fn bar(out: &mut String, x: u32, y: u32, kind: Kind, share: f64, label: &str) {
+    let color = match kind {
+        Kind::Postroad => "#1f6feb",
+        Kind::Redis => "#c0392b",
+        Kind::Beanstalkd => "#7f8c3a",
+    };
+    let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
+    let length = (share * f64::from(WIDTH)).max(2.0);
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "<rect x=\"{x}\" y=\"{y}\" width=\"{length:.1}\" height=\"{BAR}\" rx=\"3\" fill=\"{color}\"/>"
+    );
+    text(out, x + length as u32 + 8, y + 16, 13, "#111", "normal", label);
+}
+
+fn text(out: &mut String, x: u32, y: u32, size: u32, color: &str, weight: &str, words: &str) {
+    let words = words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "<text x=\"{x}\" y=\"{y}\" font-size=\"{size}\" font-weight=\"{weight}\" fill=\"{color}\">{words}</text>"
+    );
+}

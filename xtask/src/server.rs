@@ -1,0 +1,265 @@
+//! Servers under measurement: each on its own loopback port and directory, ready by a protocol
+//! probe, watched through /proc, killed by its own handle.
+
+use crate::{deb, sh};
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// Which server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Postroad,
+    Redis,
+    Beanstalkd,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Postroad, Self::Redis, Self::Beanstalkd];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Postroad => "postroad",
+            Self::Redis => "redis",
+            Self::Beanstalkd => "beanstalkd",
+        }
+    }
+
+    fn tool(self) -> Option<&'static deb::Tool> {
+        match self {
+            Self::Postroad => None,
+            Self::Redis => Some(&deb::REDIS),
+            Self::Beanstalkd => Some(&deb::BEANSTALKD),
+        }
+    }
+
+    /// The program to run; `ours` is the postroad binary.
+    pub(crate) fn program(self, ours: &Path) -> Option<PathBuf> {
+        match self.tool() {
+            Some(tool) => deb::find(tool),
+            None => ours.is_file().then(|| ours.to_path_buf()),
+        }
+    }
+
+    fn command(self, program: &Path, dir: &Path, port: u16) -> Command {
+        let mut command = Command::new(program);
+        let port = port.to_string();
+        // The bench measures the defaults, not somebody's settings.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTROAD_"))
+        {
+            command.env_remove(name);
+        }
+        match self {
+            Self::Postroad => {
+                command.arg("serve").arg("--data").arg(dir.join("data"));
+                command.args(["--jsonlog", &format!("127.0.0.1:{port}")]);
+            }
+            Self::Redis => {
+                command.args(["--bind", "127.0.0.1", "--port", &port, "--daemonize", "no", "--save", ""]);
+                command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+                // A rewrite of the log in the middle of a measurement would be unfair to it.
+                command.args(["--auto-aof-rewrite-percentage", "0", "--loglevel", "warning"]);
+                command.arg("--dir").arg(dir);
+            }
+            Self::Beanstalkd => {
+                command.args(["-l", "127.0.0.1", "-p", &port, "-f", "0"]).arg("-b").arg(dir);
+            }
+        }
+        command
+    }
+
+    /// What to send to see whether it answers, and how its answer starts.
+    fn probe(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Self::Postroad => (b"", b"hello postroad/"),
+            Self::Redis => (b"PING\r\n", b"+PONG"),
+            Self::Beanstalkd => (b"stats\r\n", b"OK "),
+        }
+    }
+}
+
+/// A running server. Dropping it kills it and removes its directory.
+pub(crate) struct Server {
+    pub(crate) kind: Kind,
+    pub(crate) addr: SocketAddr,
+    /// How it makes a record durable before it answers, in its own words.
+    pub(crate) mode: String,
+    program: PathBuf,
+    dir: PathBuf,
+    child: Child,
+}
+
+impl Server {
+    /// Starts it in a new directory below `target`, so that its files are on the disk the build uses.
+    pub(crate) fn start(kind: Kind, ours: &Path) -> Result<Self> {
+        static NUMBER: AtomicU16 = AtomicU16::new(0);
+        let program = kind.program(ours).with_context(|| format!("{} is not here", kind.name()))?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = sh::target().join("bench").join(format!("run-{}-{number}", std::process::id()));
+        fs::create_dir_all(&dir)?;
+        let port = free_port()?;
+        let child = spawn(kind, &program, &dir, port).inspect_err(|_| drop(fs::remove_dir_all(&dir)))?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut server = Self { kind, addr, mode: String::new(), program, dir, child };
+        server.mode = server.wait_until_ready(Duration::from_secs(10))?;
+        Ok(server)
+    }
+
+    /// Waits for the probe's answer; gives the sync mode.
+    fn wait_until_ready(&mut self, limit: Duration) -> Result<String> {
+        let (ask, expect) = self.kind.probe();
+        let start = Instant::now();
+        loop {
+            if let Some(answer) = try_probe(self.addr, ask, expect) {
+                return self.mode_of(&answer);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended at its start: {status}\n{}", self.kind.name(), self.log());
+            }
+            if start.elapsed() > limit {
+                bail!(
+                    "{} does not answer on {} after {limit:?}\n{}",
+                    self.kind.name(),
+                    self.addr,
+                    self.log()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn mode_of(&self, answer: &str) -> Result<String> {
+        Ok(match self.kind {
+            Kind::Postroad => {
+                let mode = answer.split_whitespace().find(|word| word.starts_with("sync="));
+                let mode = mode.context("the greeting has no sync=")?;
+                ensure!(mode == "sync=fdatasync", "postroad runs with {mode}: nothing to compare");
+                let version = answer.split_whitespace().nth(1).unwrap_or_default();
+                format!("{} {mode}", version.replace('/', " "))
+            }
+            Kind::Redis => "redis appendonly yes, appendfsync always".into(),
+            Kind::Beanstalkd => "beanstalkd -b DIR -f 0 (fsync at every write)".into(),
+        })
+    }
+
+    /// `kill -9`, then the same command on the same directory. Gives the time from the start to the greeting.
+    pub(crate) fn kill_and_restart(&mut self) -> Result<Duration> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let start = Instant::now();
+        self.child = spawn(self.kind, &self.program, &self.dir, self.addr.port())?;
+        self.wait_until_ready(Duration::from_secs(120))?;
+        Ok(start.elapsed())
+    }
+
+    /// CPU time used so far by all its threads, user and system, in microseconds.
+    pub(crate) fn cpu_us(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
+            .with_context(|| format!("{} is gone\n{}", self.kind.name(), self.log()))?;
+        let ticks = cpu_ticks(&stat).context("/proc/PID/stat is not understood")?;
+        let per_second = rustix::param::clock_ticks_per_second();
+        Ok(ticks as f64 * 1e6 / per_second as f64)
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .with_context(|| format!("{} is gone\n{}", self.kind.name(), self.log()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: u64 = line.and_then(|l| l.split_whitespace().next()?.parse().ok()).context("no VmRSS")?;
+        Ok(kib * 1024)
+    }
+
+    /// Bytes of the files in its directory.
+    pub(crate) fn bytes_on_disk(&self) -> u64 {
+        fn sum(dir: &Path) -> u64 {
+            let Ok(entries) = fs::read_dir(dir) else { return 0 };
+            entries
+                .flatten()
+                .map(|entry| match entry.metadata() {
+                    Ok(meta) if meta.is_dir() => sum(&entry.path()),
+                    Ok(meta) => meta.len(),
+                    Err(_) => 0,
+                })
+                .sum()
+        }
+        sum(&self.dir)
+    }
+
+    /// The end of what it printed.
+    pub(crate) fn log(&self) -> String {
+        let text = fs::read(self.dir.join("server.log")).unwrap_or_default();
+        let tail = &text[text.len().saturating_sub(2000)..];
+        String::from_utf8_lossy(tail).into_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn spawn(kind: Kind, program: &Path, dir: &Path, port: u16) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("server.log"))?;
+    kind.command(program, dir, port)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn try_probe(addr: SocketAddr, ask: &[u8], expect: &[u8]) -> Option<String> {
+    let mut stream = TcpStream::connect(addr).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.write_all(ask).ok()?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 512];
+    while !answer.contains(&b'\n') {
+        let n = stream.read(&mut piece).ok()?;
+        if n == 0 {
+            return None;
+        }
+        answer.extend_from_slice(&piece[..n]);
+    }
+    answer.starts_with(expect).then(|| String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A loopback port that nobody listens on, below the range the system hands to clients.
+fn free_port() -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 8000) as u16;
+    for _ in 0..2000 {
+        let port = 22000 + (start + NEXT.fetch_add(7, Ordering::Relaxed)) % 10000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port between 22000 and 32000")
+}
+
+/// Fields 14 and 15 of `/proc/PID/stat`. The name before them may contain anything, even `)`.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn cpu_time_is_found_behind_any_name() {
+        let stat = "17 (a ) b) S 1 17 17 0 -1 4194560 100 0 0 0 250 130 9 9 20 0 4 0 1 2 3";
+        assert_eq!(super::cpu_ticks(stat), Some(380));
+        assert_eq!(super::cpu_ticks("17 (a) S 1"), None);
+    }
+}
