@@ -131,6 +131,9 @@ impl Settled {
 
     /// The answer, if it is there without waiting.
     pub fn try_get(&mut self) -> Option<Result<()>> {
+        if let State::Ready(result) = &self.0 {
+            return Some(result.clone());
+        }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match Pin::new(self).poll(&mut cx) {
             Poll::Ready(result) => Some(result),

@@ -47,7 +47,7 @@ fn parts(token: AckToken, count: usize) -> Vec<AckToken> {
 #[test]
 fn sizes() {
     assert_eq!(size_of::<AckToken>(), 32);
-    assert_eq!(size_of::<Settled>(), 32);
+    assert_eq!(size_of::<Settled>(), 24);
     assert_eq!(size_of::<Option<AckToken>>(), 32);
 }
 

@@ -35,6 +35,9 @@ pub struct Death {
     /// When the last delivery failed, milliseconds since 1970.
     #[serde(rename = "postroad-dead-last")]
     pub last: u64,
+    /// The id it was published with, as a JSON token.
+    #[serde(rename = "postroad-dead-id", default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 impl Death {
@@ -65,6 +68,7 @@ fn former_headers(event: &Event) -> Option<Vec<u8>> {
         names::ATTEMPTS,
         names::FIRST_FAILURE,
         names::LAST_FAILURE,
+        "postroad-dead-id",
     ];
     for name in own {
         map.remove(name);
@@ -119,6 +123,7 @@ fn write(
         attempts: failures.attempts,
         first: failures.first,
         last: failures.last,
+        id: event.id.as_ref().and_then(|id| String::from_utf8(id.to_vec()).ok()),
     };
     let headers = headers(&event, &death);
     // After a crash between this record and the settlement the same death comes again: the id finds it.
@@ -198,10 +203,10 @@ fn republish(
     let mut last = Ticket(0);
     for event in &events {
         let headers = former_headers(event);
-        // Not the id of the death; the one inside the message is part of its payload.
+        let id = Death::of(event).and_then(|death| death.id);
         let new = NewEvent {
             priority: event.priority,
-            id: None,
+            id: id.as_ref().map(String::as_bytes),
             headers: headers.as_deref(),
             kind: event.kind,
             payload: &event.payload,

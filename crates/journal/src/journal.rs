@@ -253,6 +253,7 @@ impl Journal {
         let header = Header {
             number: state.segments.back().map_or(1, |s| s.header.number + 1),
             base: state.last_seq() + 1,
+            prev: state.segments.back().map_or(0, |s| s.end),
             salt,
             name: self.inner.options.name.clone(),
             time: state.last_time,

@@ -16,8 +16,12 @@ mod journal;
 mod reader;
 mod recovery;
 pub mod record;
+pub mod repair;
 pub mod segment;
 pub mod storage;
+mod survey;
+mod syndrome;
+pub mod verify;
 
 pub use committer::{CommitStats, Committer, CommitterOptions, Planted, Signal, SyncMode, Ticket};
 pub use error::JournalError;

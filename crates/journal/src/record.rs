@@ -191,12 +191,16 @@ pub fn has_tail(line: &[u8]) -> bool {
 
 /// Checks the checksum of `line` (without LF), without parsing it.
 pub fn verify(line: &[u8], salt: u32) -> bool {
+    split_tail(line).is_some_and(|(body, stored)| stored == Some(checksum(salt, body)))
+}
+
+/// What the checksum of `line` (without LF) covers, and the checksum if it is one; `None` without a tail.
+pub(crate) fn split_tail(line: &[u8]) -> Option<(&[u8], Option<u32>)> {
     if !has_tail(line) {
-        return false;
+        return None;
     }
-    let body = &line[..line.len() - TAIL_LEN];
     let digits = &line[line.len() - 10..line.len() - 2];
-    parse_hex(digits) == Some(checksum(salt, body))
+    Some((&line[..line.len() - TAIL_LEN], parse_hex(digits)))
 }
 
 /// A cursor over the fixed part of a line.
@@ -280,7 +284,7 @@ impl<'a> RecordView<'a> {
         let kind = std::str::from_utf8(&line[start..end]).ok()?;
         cursor.at = end + 1;
         let commit_start = cursor.eat(b",\"m\":1");
-        if cursor.at + TAIL_LEN > line.len() {
+        if cursor.at + TAIL_LEN > line.len() || !has_tail(line) {
             return None;
         }
         Some(Self { seq, time, kind, commit_start, line, rest: cursor.at })

@@ -27,6 +27,14 @@ pub struct Recovery {
     pub last_time: u64,
 }
 
+/// Messages that one `gap` may declare lost; each costs 4 bytes of memory.
+pub(crate) const MAX_GAP: u64 = 1 << 28;
+
+#[derive(serde::Deserialize)]
+struct CutFields {
+    was: u64,
+}
+
 #[derive(serde::Deserialize)]
 struct GapFields {
     first: u64,
@@ -55,6 +63,9 @@ impl Journal {
         let mut recovery = Recovery::default();
         let mut segments: VecDeque<Segment> = VecDeque::new();
         let mut buffer = Vec::new();
+        let mut before_lines = 0;
+        // Where the records of the segment before ended until a repair.
+        let mut was = None;
         for (i, &number) in numbers.iter().enumerate() {
             let path = segment::path(dir, number);
             if i > 0 && numbers[i - 1] + 1 != number {
@@ -65,12 +76,17 @@ impl Journal {
             let mode = if is_last { OpenMode::Write } else { OpenMode::Read };
             let file = storage.open(&path, mode).map_err(|e| JournalError::io("open", &path, e))?;
             read_all(&*file, &path, &mut buffer)?;
-            let Some(header) = read_header(&buffer, &path, number, is_last)? else {
+            let Some((header, header_len)) = read_header(&buffer, &path, number, is_last && (i > 0 || number == 1))? else {
                 // The crash came before the header was durable: no record was ever written.
                 recovery.torn = set_aside_file(committer, dir, &path)?;
                 continue;
             };
-            let header_len = header.encode().len();
+            if let Some(before) = segments.back()
+                && !crate::verify::fits(header.prev, before.end, was)
+            {
+                let what = format!("the records end here, the next segment says at byte {}", header.prev);
+                return Err(corrupt(&before.path, before_lines + 1, before.end, &what));
+            }
             let expected = segments.back().map_or(header.base, Segment::next_seq);
             if header.base != expected {
                 let what = format!("the segment begins at {}, {expected} was expected", header.base);
@@ -80,16 +96,22 @@ impl Journal {
             recovery.last_time = recovery.last_time.max(segment.header.time);
             let check = !committer.options.planted.no_crc_check;
             let mut last_commit = header_len as u64;
+            was = None;
             let scan = segment::scan(&buffer, header_len, segment.header.salt, check, |view, offset| {
                 recovery.records += 1;
                 recovery.last_time = recovery.last_time.max(view.time);
                 if view.commit_start {
                     last_commit = offset;
                 }
+                if view.kind == "cut" {
+                    was = parse_cut(&view);
+                    return Ok(());
+                }
                 index(&mut segment, &view, offset)?;
                 recovery.messages += u64::from(view.kind == "pub");
                 fold(&view)
             });
+            before_lines = scan.lines;
             segment.end = scan.end;
             segment.allocated = buffer.len() as u64;
             recovery.segments += 1;
@@ -114,6 +136,20 @@ impl Journal {
     }
 }
 
+/// The messages, inclusive, that a `gap` declares lost.
+pub(crate) fn parse_gap(view: &RecordView<'_>) -> Result<(u64, u64), String> {
+    let gap: GapFields = serde_json::from_slice(view.line).map_err(|e| e.to_string())?;
+    if gap.first == 0 || gap.last < gap.first || gap.last - gap.first >= MAX_GAP {
+        return Err(format!("a gap from {} to {}", gap.first, gap.last));
+    }
+    Ok((gap.first, gap.last))
+}
+
+/// Where the records of a segment ended before it was repaired, as its `cut` says.
+pub(crate) fn parse_cut(view: &RecordView<'_>) -> Option<u64> {
+    serde_json::from_slice::<CutFields>(view.line).ok().map(|cut| cut.was)
+}
+
 fn index(segment: &mut Segment, view: &RecordView<'_>, offset: u64) -> Result<(), String> {
     let expected = segment.next_seq();
     match view.kind {
@@ -125,16 +161,16 @@ fn index(segment: &mut Segment, view: &RecordView<'_>, offset: u64) -> Result<()
             segment.push(u32::try_from(offset).map_err(|_| "the segment is too large")?, priority);
         }
         "gap" => {
-            let gap: GapFields = serde_json::from_slice(view.line).map_err(|e| e.to_string())?;
-            if gap.first != expected || gap.last < gap.first || gap.last - gap.first > u64::from(u32::MAX) {
-                return Err(format!("a gap from {} where {expected} was expected", gap.first));
+            let (first, last) = parse_gap(view)?;
+            if first != expected {
+                return Err(format!("a gap from {first} where {expected} was expected"));
             }
-            for _ in gap.first..=gap.last {
+            for _ in first..=last {
                 segment.push(LOST, 0);
             }
         }
         "seg" => return Err("a second segment header".into()),
-        _ if view.seq + 1 != expected => {
+        _ if view.seq.checked_add(1) != Some(expected) => {
             return Err(format!("a record after message {} where {expected} was expected", view.seq));
         }
         _ => {}
@@ -157,23 +193,24 @@ fn read_all(file: &dyn StorageFile, path: &Path, buffer: &mut Vec<u8>) -> Result
     Ok(())
 }
 
-/// `None`: the file was being made when the crash came.
+/// The header and its length; `None`: the file was being made when the crash came.
 fn read_header(
     bytes: &[u8],
     path: &Path,
     number: u64,
-    is_last: bool,
-) -> Result<Option<Header>, JournalError> {
-    let len = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
-    let what = match Header::decode(&bytes[..len]) {
-        Ok(header) if header.number != number => "the segment has another file's name".to_owned(),
-        Ok(_) if len == bytes.len() => "the header has no end".to_owned(),
-        Ok(header) => return Ok(Some(header)),
-        Err(what) => what,
+    may_be_unfinished: bool,
+) -> Result<Option<(Header, usize)>, JournalError> {
+    let end = memchr::memchr(b'\n', bytes);
+    let what = match (Header::decode(&bytes[..end.unwrap_or(bytes.len())]), end) {
+        (Ok(header), _) if header.number != number => "the segment has another file's name".to_owned(),
+        (Ok(header), Some(end)) => return Ok(Some((header, end + 1))),
+        (Ok(_), None) => return Ok(None),
+        (Err(what), _) => what,
     };
-    // The header is synced before the first record: a file with anything record-like behind a bad one was damaged.
-    let used = bytes[len..].split(|b| *b == b'\n').any(crate::record::has_tail);
-    if is_last && !used && bytes.len() < 64 << 10 { Ok(None) } else { Err(corrupt(path, 1, 0, &what)) }
+    // The header is synced before the first record. A line that ends like a record is one, or a header that was whole once;
+    // sectors that were never written are zeros.
+    let used = bytes.split(|b| *b == b'\n').any(|line| crate::record::has_tail(line) && !line.contains(&0));
+    if may_be_unfinished && !used && bytes.len() < 64 << 10 { Ok(None) } else { Err(corrupt(path, 1, 0, &what)) }
 }
 
 /// Writes what the last life may have failed to sync once more, as it is.

@@ -1,12 +1,15 @@
 //! Segment files: their names, their first line, and reading one from end to end.
 
 use crate::record::{self, RecordView};
+use crate::syndrome;
 use std::path::{Path, PathBuf};
 
 /// What pre-written space holds: blank lines, which `jq`, `grep` and every JSON-lines reader skip.
 pub const FILLER: u8 = b'\n';
 /// The unit in which a disk may lose part of an un-synced write.
 pub const SECTOR: usize = 512;
+/// The largest segment number and first sequence accepted from a file; counting on from it cannot overflow.
+const MAX_NUMBER: u64 = 1 << 62;
 
 /// The file name of segment `number` (from 1, without gaps).
 pub fn file_name(number: u64) -> String {
@@ -19,7 +22,7 @@ pub fn parse_file_name(name: &str) -> Option<u64> {
     if digits.len() < 10 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    digits.parse().ok().filter(|n| *n > 0)
+    digits.parse().ok().filter(|n| (1..=MAX_NUMBER).contains(n))
 }
 
 /// The path of segment `number` in `dir`.
@@ -34,6 +37,9 @@ pub struct Header {
     pub number: u64,
     /// The sequence of the first message that it can hold.
     pub base: u64,
+    /// Where the records of the segment before it end, in bytes; 0 if there is none. A sealed segment that lost its end is
+    /// noticed by this even if the end was not a message.
+    pub prev: u64,
     /// Seeds the checksum of every other line, so that a line of another segment never verifies here.
     pub salt: u32,
     /// Whose log it is: a topic, or another name of the owner.
@@ -47,6 +53,7 @@ struct HeaderFields {
     v: u32,
     number: u64,
     base: u64,
+    prev: u64,
     salt: String,
     name: String,
 }
@@ -59,6 +66,7 @@ impl Header {
         record::push_number_field(&mut out, "v", u64::from(record::FORMAT_VERSION));
         record::push_number_field(&mut out, "number", self.number);
         record::push_number_field(&mut out, "base", self.base);
+        record::push_number_field(&mut out, "prev", self.prev);
         out.extend_from_slice(b",\"salt\":\"");
         record::push_hex(&mut out, self.salt);
         out.push(b'"');
@@ -86,7 +94,17 @@ impl Header {
         if fields.base == 0 || fields.base - 1 != view.seq {
             return Err("the base of the segment does not fit its sequence".into());
         }
-        Ok(Self { number: fields.number, base: fields.base, salt, name: fields.name, time: view.time })
+        if fields.number == 0 || fields.number > MAX_NUMBER || fields.base > MAX_NUMBER {
+            return Err("the numbers of the segment are out of range".into());
+        }
+        Ok(Self {
+            number: fields.number,
+            base: fields.base,
+            prev: fields.prev,
+            salt,
+            name: fields.name,
+            time: view.time,
+        })
     }
 }
 
@@ -162,15 +180,17 @@ pub fn scan(
 /// disk. So: a marked record after the damage proves that the damaged bytes were durable: corruption. An unmarked
 /// one belongs to the same write as the damage, and a disk that lost part of that write lost whole sectors, which
 /// still hold what was there before (filler, or nothing). Otherwise, with valid records behind it, the bytes
-/// changed later: corruption.
+/// changed later: corruption. So they did if the damaged line is whole but for one byte.
 fn damaged(bytes: &[u8], at: usize, lines: u64, salt: u32, what: &str) -> Scan {
     let mut next = at;
-    let mut torn = true;
+    // Up to the first LF, or the second one if the first is the byte that changed.
+    let ends = memchr::memchr_iter(b'\n', &bytes[at..]).take(2);
+    let mut torn = !ends.into_iter().any(|len| syndrome::one_byte_off(&bytes[at..at + len], salt));
     while let Some(len) = memchr::memchr(b'\n', &bytes[next..]) {
         let line = &bytes[next..next + len];
-        if len > 0 && record::verify(line, salt) {
-            let marked = RecordView::parse(line).is_none_or(|view| view.commit_start);
-            torn = !marked && lost_a_sector(bytes, at, next);
+        if let Some(skip) = valid_end(line, salt) {
+            let marked = RecordView::parse(&line[skip..]).is_none_or(|view| view.commit_start);
+            torn = torn && !marked && lost_a_sector(bytes, at, next + skip);
             if !torn {
                 break;
             }
@@ -179,6 +199,16 @@ fn damaged(bytes: &[u8], at: usize, lines: u64, salt: u32, what: &str) -> Scan {
     }
     let damage = Damage { line: lines + 1, offset: at as u64, what: what.to_owned(), torn };
     Scan { end: at as u64, lines, damage: Some(damage) }
+}
+
+/// Where in `line` a valid record begins that lasts to its end: at 0, or behind the rest of another one whose LF is gone.
+pub(crate) fn valid_end(line: &[u8], salt: u32) -> Option<usize> {
+    // Bounded: a payload may be full of what looks like a beginning.
+    const TRIES: usize = 16;
+    if !record::has_tail(line) {
+        return None;
+    }
+    memchr::memmem::find_iter(line, b"{\"s\":").take(TRIES).find(|skip| record::verify(&line[*skip..], salt))
 }
 
 /// True if, between `from` and `to`, what falls into some sector, up to that sector's end, is nothing but filler.
@@ -200,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_header_reads_back() {
-        let header = Header { number: 3, base: 18, salt: 0x89ab_cdef, name: "orders/\"eu\"".into(), time: 5 };
+        let header = Header { number: 3, base: 18, prev: 900, salt: 0x89ab_cdef, name: "orders/\"eu\"".into(), time: 5 };
         let line = header.encode();
         assert_eq!(Header::decode(&line[..line.len() - 1]), Ok(header));
         for i in 0..line.len() - 1 {

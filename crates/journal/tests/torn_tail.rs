@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use common::{Record, Run, Setup, Step};
 use postroad_journal::{
     JournalError, Planted, Recovery,
-    storage::{SimStorage, Storage},
+    storage::SimStorage,
 };
 
 const RECORDS: usize = 40;
@@ -65,8 +65,10 @@ impl Log {
         self.ends.iter().rposition(|end| *end <= cut).expect("behind the header")
     }
 
-    /// What must hold when the bytes up to `cut` are as they were and no valid record follows.
-    fn check(&self, cut: usize, bytes: &[u8]) -> Result<(), String> {
+    /// What must hold when the first bytes are as they were and no other valid record follows.
+    fn check(&self, bytes: &[u8]) -> Result<(), String> {
+        // What replaced the tail may begin as the tail did.
+        let cut = self.bytes.iter().zip(bytes).take_while(|(a, b)| a == b).count();
         let (disk, outcome) = self.with(bytes);
         let (recovery, records) = outcome.map_err(|e| format!("cannot be opened: {e}"))?;
         let whole = self.whole(cut);
@@ -85,7 +87,18 @@ impl Log {
             None if useful > 0 => return Err("bytes were cut and nobody was told".into()),
             None => {}
         }
-        self.append_and_reopen(&disk, whole)
+        // The costly part at every byte near the border of a record, and at some in between.
+        if cut % 8 == 0 || self.ends.iter().any(|end| end.abs_diff(cut) <= 2) {
+            self.append_and_reopen(&disk, whole)?;
+        }
+        Ok(())
+    }
+
+    /// By chance old data can fit all but one byte. Then it looks like a byte that changed, and is refused as damage.
+    fn is_one_byte_off(&self, bytes: &[u8]) -> bool {
+        let Some(cut) = self.bytes.iter().zip(bytes).position(|(a, b)| a != b) else { return false };
+        let Some(&end) = self.ends.get(self.whole(cut) + 1) else { return false };
+        bytes.len() >= end && self.bytes[cut + 1..end] == bytes[cut + 1..end]
     }
 
     fn append_and_reopen(&self, disk: &SimStorage, whole: usize) -> Result<(), String> {
@@ -149,10 +162,13 @@ fn every_cut(log: &Log, step: usize) {
     let end = *log.ends.last().unwrap();
     for (what, fill) in FILLS {
         // Every byte around the borders of records, every `step`th in between.
-        for cut in (start..=end).filter(|cut| cut % step == 0 || log.ends.iter().any(|e| cut.abs_diff(*e) <= 18)) {
+        for cut in (start..=end).filter(|cut| cut % step == 0 || log.ends.iter().any(|e| cut.abs_diff(*e) <= 3)) {
             let mut bytes = log.bytes[..cut].to_vec();
             bytes.extend(fill(log, cut));
-            log.check(cut, &bytes).unwrap_or_else(|e| panic!("cut at {cut}, then {what}: {e}"));
+            if log.is_one_byte_off(&bytes) {
+                continue;
+            }
+            log.check(&bytes).unwrap_or_else(|e| panic!("cut at {cut}, then {what}: {e}"));
         }
     }
 }
@@ -232,6 +248,6 @@ fn catches_a_torn_tail_that_is_not_cut() {
     let planted = Planted { glue_on_torn_tail: true, ..Planted::default() };
     let log = log(Setup { planted, ..Setup::default() }, 1);
     let cut = log.ends[20] + 30;
-    let error = log.check(cut, &log.bytes[..cut]).expect_err("the planted defect was not caught");
+    let error = log.check(&log.bytes[..cut]).expect_err("the planted defect was not caught");
     assert!(!error.is_empty());
 }

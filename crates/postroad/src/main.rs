@@ -6,6 +6,7 @@ mod config;
 mod config_cmd;
 mod exit;
 mod logging;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Config(command) => config_cmd::run(command),
+        Command::Serve(args) => serve::run(&args),
         Command::Pub(args) => client::run(client::publish::run(args)),
         Command::Sub(args) => client::run(client::subscribe::run(args)),
         Command::Dlq(command) => client::run(client::dead_letters::run(command)),

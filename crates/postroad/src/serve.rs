@@ -1,14 +1,16 @@
 //! `postroad serve`: from settings to a running broker, and to its end.
 
 use std::{
-    future::Future,
     io::{self, Write as _},
     net::SocketAddr,
     sync::Arc,
 };
 
 use postroad_engine::{Engine, EngineConfig, EngineError, Retention, SyncMode};
-use postroad_jsonlog::server::{Server, ServerConfig, Words};
+use postroad_jsonlog::{
+    protocol::Words,
+    server::{Server, ServerConfig},
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime,
@@ -61,7 +63,9 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
 async fn serve(config: &Config, tokens: Vec<String>) -> Result<(), Failure> {
     let (fatal_tx, fatal_rx) = mpsc::channel(1);
     let engine = Engine::open(engine_config(config)).map_err(|error| cannot_open(config, &error))?;
-    engine.start(Box::new(move |why| drop(fatal_tx.try_send(why))));
+    engine
+        .start(Box::new(move |why| drop(fatal_tx.try_send(why))))
+        .map_err(|error| Failure::new(Exit::Internal, "cannot start the engine").why(error))?;
     let reason = stop_reason(fatal_rx)?;
 
     match config.jsonlog.listen {
@@ -69,7 +73,7 @@ async fn serve(config: &Config, tokens: Vec<String>) -> Result<(), Failure> {
             let server = Server::bind(Arc::clone(&engine), server_config(config, address, tokens))
                 .await
                 .map_err(|error| cannot_listen(address, &error))?;
-            let address = server.local_addr();
+            let address = server.local_addr().unwrap_or(address);
             tracing::info!(%address, sync = sync_name(config.journal.sync), data = %config.server.data.display(), "serving");
             banner(config, address);
             server.run(stopped(reason.clone()), config.server.drain_timeout.0).await;
@@ -95,11 +99,9 @@ async fn serve(config: &Config, tokens: Vec<String>) -> Result<(), Failure> {
 }
 
 /// Resolves when there is a reason to stop.
-fn stopped(mut reason: watch::Receiver<Option<Reason>>) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        // The sender lives as long as its task, and that as long as the process.
-        let _ = reason.wait_for(Option::is_some).await;
-    }
+async fn stopped(mut reason: watch::Receiver<Option<Reason>>) {
+    // The sender lives as long as its task, and that as long as the process.
+    let _ = reason.wait_for(Option::is_some).await;
 }
 
 /// Watches for signals and for the end of the disk. A second signal ends the process at once.
@@ -119,7 +121,7 @@ fn stop_reason(mut fatal: mpsc::Receiver<String>) -> Result<watch::Receiver<Opti
             let before = tx.borrow().clone();
             match (&reason, before) {
                 (Reason::Signal(name), None) => {
-                    tracing::info!(signal = name, "stopping; once more to stop at once")
+                    tracing::info!(signal = name, "stopping; once more to stop at once");
                 }
                 (Reason::Signal(name), Some(Reason::Signal(_))) => {
                     tracing::warn!(signal = name, "stopped at once; what got `ok` is stored");
@@ -181,7 +183,6 @@ fn server_config(config: &Config, listen: SocketAddr, tokens: Vec<String>) -> Se
             unsubscribe: jsonlog.words.unsubscribe.clone(),
             ack: jsonlog.words.ack.clone(),
         },
-        ..ServerConfig::default()
     }
 }
 
@@ -242,11 +243,12 @@ fn disk_failed(why: &str) -> Failure {
 
 /// What it serves, and four lines to try.
 fn banner(config: &Config, address: SocketAddr) {
-    let data = config.server.data.display();
-    let stored = match config.journal.sync {
-        Sync::Fdatasync => "an `ok` means that it is on disk",
-        Sync::Os => "an `ok` means that the operating system has it; a power failure can lose it",
-        Sync::Memory => "nothing is written to a disk",
+    let sync = sync_name(config.journal.sync);
+    let dir = config.server.data.display();
+    let data = match config.journal.sync {
+        Sync::Fdatasync => format!("{dir} (sync={sync}: an `ok` means that it is on disk)"),
+        Sync::Os => format!("{dir} (sync={sync}: a power failure can lose the last seconds)"),
+        Sync::Memory => format!("in memory only (sync={sync}: nothing is written to a disk)"),
     };
     let words = &config.jsonlog.words;
     let login = if config.jsonlog.tokens.is_empty() { "" } else { r#"hello {"token":"TOKEN"}\n"# };
@@ -257,7 +259,7 @@ fn banner(config: &Config, address: SocketAddr) {
     let text = format!(
         r#"postroad {version}
   JSON-log  {address}
-  data      {data} (sync={sync}: {stored})
+  data      {data}
 
 Try it, in another terminal:
   printf '{login}{publish} orders {{"id":"1","msg":"hello"}}\n' | {nc}
@@ -267,7 +269,6 @@ Try it, in another terminal:
 
 "#,
         version = env!("CARGO_PKG_VERSION"),
-        sync = sync_name(config.journal.sync),
     );
     // Nobody may be there to read it.
     let mut stdout = io::stdout().lock();

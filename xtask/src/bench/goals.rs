@@ -40,12 +40,13 @@ pub(crate) fn of(report: &Report, publish: bool, deliver: bool) -> Vec<Goal> {
     if deliver {
         let peer = report.find(DELIVER, Kind::Beanstalkd);
         let want = peer.map_or(250_000.0, |peer| (5.0 * peer.rate).max(250_000.0));
+        let note = if peer.is_some() { "250 000, or 5x beanstalkd" } else { "beanstalkd was not measured" };
         let got = ours(DELIVER).map(|sample| sample.rate);
         goals.push(Goal {
             name: DELIVER.name(),
-            want: format!(">= {}/s (250 000, or 5x beanstalkd)", thousands(want)),
+            want: format!(">= {}/s ({note})", thousands(want)),
             got: got.map(|got| format!("{}/s", thousands(got))),
-            met: got.is_some_and(|got| got >= want) && peer.is_some(),
+            met: got.is_some_and(|got| got >= want),
         });
     }
     goals

@@ -59,10 +59,12 @@ fn pending(server: &Server, events: u64, mixed: bool, report: &mut Report) -> Re
 
 fn publish(server: &Server, events: u64, mixed: bool) -> Result<()> {
     let mut lines = String::new();
+    let mut random: u64 = 1;
     for n in 0..BATCH {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // Writing to a String cannot fail.
         let _ = if mixed {
-            writeln!(lines, r#"{{"n":{n},"priority":{}}}"#, n * 7 % 10)
+            writeln!(lines, r#"{{"n":{n},"priority":{}}}"#, (random >> 33) % 10)
         } else {
             writeln!(lines, r#"{{"n":{n}}}"#)
         };

@@ -62,7 +62,7 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
     ensure!((1..=100).contains(&rounds), "--rounds is from 1 to 100");
     let time = Duration::from_secs_f64(time);
     let size = if quick {
-        Size { rounds, time, conns: 500, log_bytes: 10_000_000, pending: 20_000, servers }
+        Size { rounds, time, conns: 500, log_bytes: 10_000_000, pending: 200_000, servers }
     } else {
         Size { rounds, time, conns: 10_000, log_bytes: 1_000_000_000, pending: 2_000_000, servers }
     };

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::group::{Consumer, Drain, Group, policy};
-use super::log::Log;
+use super::group::{Consumer, Drain, Group, Place, policy};
+use super::log::{Log, Spare};
 use super::{NAME, Options, Stats, error};
 use crate::backend::{DrainReport, SubscribeOptions};
 use crate::dead_letter::{self, Death};
@@ -95,7 +95,7 @@ impl Broker {
             self.stats.duplicates += 1;
             return Ticket::confirmed(Some(position), true);
         }
-        let Some(position) = self.append(envelope, now) else {
+        let Some(position) = self.append(envelope, Spare::Kept, now) else {
             let text = "the log is full of messages that subscriptions wait for: settle them, or raise the limits";
             return Ticket::refused(error(ErrorKind::Busy, text));
         };
@@ -124,19 +124,18 @@ impl Broker {
     }
 
     /// Stores it and offers it; `None` when there is no room.
-    fn append(&mut self, envelope: Envelope, now: Timestamp) -> Option<u64> {
+    fn append(&mut self, envelope: Envelope, spare: Spare, now: Timestamp) -> Option<u64> {
         let groups = &self.groups;
-        if !self.log.make_room(envelope.len_bytes(), || Self::needed(groups)) {
+        if !self.log.make_room(envelope.len_bytes(), spare, || Self::needed(groups)) {
             return None;
         }
         // The first clone of bytes that were a `Vec` allocates: here, once, not at a delivery.
         drop(envelope.payload.clone());
-        let envelope = Arc::new(envelope);
-        let position = self.log.push(Arc::clone(&envelope), now);
+        let (position, entry) = self.log.push(envelope, now);
         for group in self.groups.iter_mut().flatten() {
-            if group.wants(position, envelope.subject.as_str(), now) {
-                group.offer(position, envelope.priority);
-                wake_consumers(group, &mut self.wake);
+            if group.wants(position, entry.envelope.subject.as_str(), now) {
+                group.offer(Place::new(position, entry), entry.envelope.priority);
+                group.wake(&mut self.wake);
             }
         }
         Some(position)
@@ -146,7 +145,7 @@ impl Broker {
     pub(super) fn poll_room(&mut self, waker: &Waker) -> Result<bool> {
         self.open()?;
         let groups = &self.groups;
-        if self.log.make_room(0, || Self::needed(groups)) {
+        if self.log.make_room(0, Spare::Kept, || Self::needed(groups)) {
             return Ok(true);
         }
         if !self.waiting.iter().any(|other| other.will_wake(waker)) {
@@ -247,16 +246,15 @@ impl Broker {
         let mut expired = 0;
         loop {
             taken.clear();
-            let log = &self.log;
             let Some(group) = self.groups.get_mut(seat.group).and_then(Option::as_mut) else { break };
-            group.take(seat.consumer, now.as_millis(), max - filled, log, &mut taken);
+            group.take(seat.consumer, now.as_millis(), max - filled, &mut taken);
             if taken.is_empty() {
                 break;
             }
             for one in &taken {
-                let Some(position) = group.position(one.seq) else { continue };
-                let Some(entry) = log.get(position) else { continue };
-                if entry.envelope.is_expired(now) {
+                let Some(place) = group.place(one.seq) else { continue };
+                let position = place.position;
+                if place.expires <= now {
                     let verdict = Verdict::Discard;
                     // It was taken a line above, so it is in flight.
                     let _ = group.mailbox.settle(seat.consumer, one.seq, verdict, now.as_millis(), &mut self.records);
@@ -266,6 +264,7 @@ impl Broker {
                 if one.attempt > 1 {
                     group.repeated.insert(one.seq, one.attempt);
                 }
+                let Some(entry) = self.log.get(position) else { continue };
                 deliver(one, position, &entry.envelope, now);
                 filled += 1;
             }
@@ -286,7 +285,7 @@ impl Broker {
 
     /// Remembers who waits; gives the waker it had, to be dropped without the lock.
     pub(super) fn wait(&mut self, seat: Seat, waker: &Waker) -> Option<Waker> {
-        let consumer = self.group(seat)?.consumer(seat.consumer)?;
+        let consumer = self.group(seat)?.watch(seat.consumer)?;
         match &consumer.waker {
             Some(known) if known.will_wake(waker) => None,
             _ => consumer.waker.replace(waker.clone()),
@@ -303,7 +302,7 @@ impl Broker {
     ) -> Result<()> {
         self.open()?;
         let (verdict, now) = match outcome {
-            Outcome::Ack => (Verdict::Ack, self.now),
+            Outcome::Ack => return self.ack(seat, number, attempt),
             Outcome::Discard => (Verdict::Discard, self.now),
             Outcome::Retry { after } => (Verdict::Retry { after, reason: None }, self.see(clock())),
             Outcome::DeadLetter { reason } => {
@@ -311,25 +310,18 @@ impl Broker {
                 (Verdict::Dead { reason }, self.see(clock()))
             }
         };
-        let is_dead = matches!(verdict, Verdict::Dead { .. });
-        let counter = match verdict {
-            Verdict::Ack => &mut self.stats.acked,
-            Verdict::Discard => &mut self.stats.discarded,
-            Verdict::Retry { .. } => &mut self.stats.retried,
-            Verdict::Dead { .. } => &mut self.stats.dead,
-        };
-        let Some(group) = self.groups.get_mut(seat.group).and_then(Option::as_mut) else { return Err(stale()) };
-        let current = group.is_current(number, attempt);
-        let settled =
-            current.then(|| group.mailbox.settle(seat.consumer, number, verdict, now.as_millis(), &mut self.records));
-        if !matches!(settled, Some(Ok(()))) {
-            self.stats.stale += 1;
-            return Err(stale());
+        let (is_dead, is_retry) = (matches!(verdict, Verdict::Dead { .. }), matches!(verdict, Verdict::Retry { .. }));
+        let group = self.groups.get_mut(seat.group).and_then(Option::as_mut);
+        let Some(group) = group.filter(|group| group.is_current(number, attempt)) else { return Err(self.late()) };
+        if group.mailbox.settle(seat.consumer, number, verdict, now.as_millis(), &mut self.records).is_err() {
+            return Err(self.late());
         }
-        *counter += 1;
-        if let Some(drain) = group.consumer(seat.consumer).and_then(|consumer| consumer.drain.as_mut()) {
-            drain.settled += 1;
+        match (is_dead, is_retry) {
+            (true, _) => self.stats.dead += 1,
+            (_, true) => self.stats.retried += 1,
+            _ => self.stats.discarded += 1,
         }
+        group.count_settled(seat.consumer);
         let mut records = std::mem::take(&mut self.records);
         let buried = self.apply(seat.group, &mut records, now);
         self.records = records;
@@ -338,6 +330,45 @@ impl Broker {
             return Err(error(ErrorKind::Busy, text));
         }
         Ok(())
+    }
+
+    /// The usual verdict, with nothing to do that it does not need.
+    #[inline]
+    pub(super) fn ack(&mut self, seat: Seat, number: u64, attempt: u32) -> Result<()> {
+        let now = self.now.as_millis();
+        let group = self.groups.get_mut(seat.group).and_then(Option::as_mut);
+        let Some(group) = group.filter(|group| !self.closed && group.is_current(number, attempt)) else {
+            return Err(self.late());
+        };
+        if group.mailbox.settle(seat.consumer, number, Verdict::Ack, now, &mut self.records).is_err() {
+            return Err(self.late());
+        }
+        self.stats.acked += 1;
+        // Its record says that it is settled, which a memory backend need not write down.
+        self.records.clear();
+        if !group.repeated.is_empty() {
+            group.repeated.remove(&number);
+        }
+        group.advance();
+        if group.is_watched() {
+            group.count_settled(seat.consumer);
+            group.wake(&mut self.wake);
+        }
+        if !self.waiting.is_empty() {
+            self.wake.extend(self.waiting.drain(..));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn late(&mut self) -> crate::Error {
+        match self.open() {
+            Err(closed) => closed,
+            Ok(()) => {
+                self.stats.stale += 1;
+                stale()
+            }
+        }
     }
 
     pub(super) fn extend(&mut self, seat: Seat, number: u64, attempt: u32, now: Timestamp) -> Result<()> {
@@ -380,7 +411,7 @@ impl Broker {
         }
         group.advance();
         // Something may be ready again, a window may have room, a drain may be over.
-        wake_consumers(group, &mut self.wake);
+        group.wake(&mut self.wake);
         if !self.waiting.is_empty() {
             self.wake.extend(self.waiting.drain(..));
         }
@@ -389,7 +420,7 @@ impl Broker {
 
     fn bury(&mut self, slot: usize, number: u64, failures: &Failures, now: Timestamp) -> bool {
         let Some(group) = &self.groups[slot] else { return false };
-        let Some(position) = group.position(number) else { return false };
+        let Some(position) = group.place(number).map(|place| place.position) else { return false };
         let Some(entry) = self.log.get(position) else { return false };
         if entry.envelope.subject.is_dead_letter() {
             // It is where it would go; a second copy would make a loop.
@@ -404,7 +435,7 @@ impl Broker {
             last_failure: Timestamp::from_millis(failures.last),
         };
         let dead = dead_letter::bury(&entry.envelope, &death);
-        let stored = self.append(dead, now).is_some();
+        let stored = self.append(dead, Spare::Used, now).is_some();
         self.stats.dead_letters += u64::from(stored);
         stored
     }
@@ -448,7 +479,7 @@ impl Broker {
     pub(super) fn begin_drain(&mut self, seat: Seat, deadline: Timestamp) {
         let Some(group) = self.group(seat) else { return };
         let in_flight = group.mailbox.held(seat.consumer, 0, u64::MAX).len() as u64;
-        let Some(consumer) = group.consumer(seat.consumer) else { return };
+        let Some(consumer) = group.watch(seat.consumer) else { return };
         match &mut consumer.drain {
             Some(drain) => drain.deadline = deadline,
             None => consumer.drain = Some(Drain { deadline, in_flight, settled: 0 }),
@@ -496,16 +527,6 @@ impl Broker {
             stats.in_flight += counts.in_flight;
         }
         stats
-    }
-}
-
-/// Wakes the consumers that may find something: all of them, since one that is woken may be dropped unpolled.
-fn wake_consumers(group: &mut Group, wake: &mut Wakers) {
-    let ready = group.mailbox.counts().ready > 0;
-    for consumer in &mut group.consumers {
-        if consumer.waker.is_some() && (ready || consumer.drain.is_some()) {
-            wake.extend(consumer.waker.take());
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::broker::Wakers;
 use super::log::{Entry, Log};
 use crate::backend::{StartAt, SubscribeOptions};
 use crate::mailbox::{ConsumerId, Mailbox, Taken};
@@ -34,10 +35,27 @@ pub(super) struct Group {
     pub(super) consumers: Vec<Consumer>,
     /// The attempt that is out, where it is not the first: tells the token of an older attempt from the newest one's.
     pub(super) repeated: HashMap<u64, u32>,
-    positions: VecDeque<u64>,
+    positions: VecDeque<Place>,
     /// The number of `positions[0]`.
     first: u64,
     start: Start,
+    /// Whether a consumer may have a waker or a drain, so that the usual verdict need not look.
+    watched: bool,
+}
+
+/// Where a message is in the log, and what a delivery needs to know before it touches it there.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) position: u64,
+    pub(super) expires: Timestamp,
+    pub(super) bytes: u32,
+}
+
+impl Place {
+    pub(super) fn new(position: u64, entry: &Entry) -> Self {
+        let never = Timestamp::from_millis(u64::MAX);
+        Self { position, expires: entry.envelope.expires.unwrap_or(never), bytes: entry.bytes }
+    }
 }
 
 /// What a start in the future still leaves out.
@@ -69,9 +87,10 @@ impl Group {
             positions: VecDeque::new(),
             first: 1,
             start,
+            watched: false,
         };
         for (position, entry) in log.range(from).filter(matching) {
-            group.offer(position, entry.envelope.priority);
+            group.offer(Place::new(position, entry), entry.envelope.priority);
         }
         group
     }
@@ -85,18 +104,19 @@ impl Group {
         started && self.filter.matches(subject)
     }
 
-    pub(super) fn offer(&mut self, position: u64, priority: i64) {
+    pub(super) fn offer(&mut self, place: Place, priority: i64) {
         let number = self.first + self.positions.len() as u64;
-        self.positions.push_back(position);
+        self.positions.push_back(place);
         self.mailbox.offer(number, number, priority);
     }
 
-    pub(super) fn position(&self, number: u64) -> Option<u64> {
+    pub(super) fn place(&self, number: u64) -> Option<&Place> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.positions.get(index).copied()
+        self.positions.get(index)
     }
 
     /// Forgets what is settled below everything else.
+    #[inline]
     pub(super) fn advance(&mut self) {
         let floor = self.mailbox.floor().floor();
         while self.first <= floor && self.positions.pop_front().is_some() {
@@ -104,18 +124,51 @@ impl Group {
         }
     }
 
+    /// A consumer waits or drains from now on: it hears of verdicts and messages.
+    pub(super) fn watch(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
+        self.watched = true;
+        self.consumer(id)
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Collects the wakers of the consumers that may find something: of all, since one that is woken may be dropped
+    /// unpolled.
+    pub(super) fn wake(&mut self, wake: &mut Wakers) {
+        if !self.watched {
+            return;
+        }
+        let ready = self.mailbox.counts().ready > 0;
+        self.watched = false;
+        for consumer in &mut self.consumers {
+            if consumer.waker.is_some() && (ready || consumer.drain.is_some()) {
+                wake.extend(consumer.waker.take());
+            }
+            self.watched |= consumer.waker.is_some() || consumer.drain.is_some();
+        }
+    }
+
+    /// One of its deliveries was settled by its token.
+    pub(super) fn count_settled(&mut self, id: ConsumerId) {
+        if !self.watched {
+            return;
+        }
+        if let Some(drain) = self.consumer(id).and_then(|consumer| consumer.drain.as_mut()) {
+            drain.settled += 1;
+        }
+    }
+
     /// The oldest position that is not settled.
     pub(super) fn needed(&self) -> Option<u64> {
-        self.positions.front().copied()
+        self.positions.front().map(|place| place.position)
     }
 
     /// Fills `taken` with up to `max` messages for `consumer`.
-    pub(super) fn take(&mut self, consumer: ConsumerId, now: u64, max: usize, log: &Log, taken: &mut Vec<Taken>) {
+    pub(super) fn take(&mut self, consumer: ConsumerId, now: u64, max: usize, taken: &mut Vec<Taken>) {
         let (positions, first) = (&self.positions, self.first);
-        let size_of = |number: u64| {
-            let position = positions.get((number - first) as usize);
-            position.and_then(|position| log.get(*position)).map_or(0, |entry| entry.bytes)
-        };
+        let size_of = |number: u64| positions.get((number - first) as usize).map_or(0, |place| place.bytes);
         self.mailbox.take(consumer, now, max, size_of, taken);
     }
 
@@ -126,6 +179,7 @@ impl Group {
     }
 
     /// Whether the token of attempt `attempt` still speaks for the delivery that is out.
+    #[inline]
     pub(super) fn is_current(&self, number: u64, attempt: u32) -> bool {
         if self.repeated.is_empty() {
             return attempt == 1;

@@ -50,6 +50,9 @@ struct Sink {
 
 impl AckSink for Sink {
     fn settle(&self, tag: u64, epoch: u32, outcome: Outcome) -> Settled {
+        if matches!(outcome, Outcome::Ack) {
+            return self.shared.with(|broker| broker.ack(self.seat, tag, epoch)).into();
+        }
         let clock = || self.shared.clock.now();
         self.shared.with(|broker| broker.settle(self.seat, tag, epoch, outcome, clock)).into()
     }

@@ -15,6 +15,13 @@ pub(super) struct Entry {
     pub(super) stored_at: Timestamp,
 }
 
+/// An eighth more than the limits is spared for dead letters: the death of the oldest message is what makes room.
+#[derive(Clone, Copy)]
+pub(super) enum Spare {
+    Kept,
+    Used,
+}
+
 /// Positions count from 1 without gaps; the oldest entries go when the log is full and nobody waits for them.
 pub(super) struct Log {
     entries: VecDeque<Entry>,
@@ -43,33 +50,37 @@ impl Log {
         self.bytes
     }
 
-    fn fits(&self, bytes: u64) -> bool {
-        (self.entries.len() as u64) < self.max_count && self.bytes + bytes <= self.max_bytes
+    fn fits(&self, bytes: u64, spare: Spare) -> bool {
+        let over = |max: u64| match spare {
+            Spare::Kept => max,
+            Spare::Used => max.saturating_add((max / 8).max(1)),
+        };
+        (self.entries.len() as u64) < over(self.max_count) && self.bytes + bytes <= over(self.max_bytes)
     }
 
-    /// Makes room for an entry of `bytes` by dropping entries below `needed`; false if that is not enough, and then
-    /// nothing was dropped in vain: what went was not waited for.
-    pub(super) fn make_room(&mut self, bytes: usize, needed: impl FnOnce() -> u64) -> bool {
+    /// Makes room for an entry of `bytes` by dropping entries below `needed`, which nobody waits for. False if that
+    /// is not enough.
+    pub(super) fn make_room(&mut self, bytes: usize, spare: Spare, needed: impl FnOnce() -> u64) -> bool {
         let bytes = bytes as u64 + OVERHEAD;
-        if self.fits(bytes) {
+        if self.fits(bytes, Spare::Kept) {
             return true;
         }
         let needed = needed();
-        while !self.fits(bytes) && self.first < needed {
+        while !self.fits(bytes, Spare::Kept) && self.first < needed {
             let Some(oldest) = self.entries.pop_front() else { break };
             self.first += 1;
             self.bytes -= u64::from(oldest.bytes) + OVERHEAD;
         }
-        self.fits(bytes)
+        self.fits(bytes, spare)
     }
 
-    /// Appends after [`make_room`](Self::make_room); gives the position.
-    pub(super) fn push(&mut self, envelope: Arc<Envelope>, stored_at: Timestamp) -> u64 {
+    /// Appends after [`make_room`](Self::make_room); gives the position and the entry.
+    pub(super) fn push(&mut self, envelope: Envelope, stored_at: Timestamp) -> (u64, &Entry) {
         let position = self.next();
         let bytes = u32::try_from(envelope.len_bytes()).unwrap_or(u32::MAX);
         self.bytes += u64::from(bytes) + OVERHEAD;
-        self.entries.push_back(Entry { envelope, bytes, stored_at });
-        position
+        self.entries.push_back(Entry { envelope: Arc::new(envelope), bytes, stored_at });
+        (position, &self.entries[self.entries.len() - 1])
     }
 
     pub(super) fn get(&self, position: u64) -> Option<&Entry> {

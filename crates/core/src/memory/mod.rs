@@ -48,7 +48,7 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::ready;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -166,17 +166,23 @@ struct Shared {
 
 impl Shared {
     /// Does `work` under the lock, then wakes who must be woken.
+    #[inline]
     fn with<T>(&self, work: impl FnOnce(&mut Broker) -> T) -> T {
         let mut broker = self.broker.lock().unwrap_or_else(PoisonError::into_inner);
         let result = work(&mut broker);
-        if broker.wake.is_empty() {
-            return result;
+        if !broker.wake.is_empty() {
+            wake(broker);
         }
-        let wake = std::mem::take(&mut broker.wake);
-        drop(broker);
-        wake.into_iter().for_each(Waker::wake);
         result
     }
+}
+
+/// Not inlined: the usual verdict wakes nobody.
+#[inline(never)]
+fn wake(mut broker: MutexGuard<'_, Broker>) {
+    let wake = std::mem::take(&mut broker.wake);
+    drop(broker);
+    wake.into_iter().for_each(Waker::wake);
 }
 
 /// The memory backend. Clones are the same backend.

@@ -43,6 +43,7 @@ fn is_plain(e: &Envelope) -> bool {
     }
     let Some(top) = TopLevel::read(&e.payload) else { return false };
     !top.marked
+        && !top.refused
         && !top.looks_binary()
         && top.id.is_some_and(|id| id == e.id.to_string())
         && top.priority.unwrap_or(0) == e.priority
@@ -455,9 +456,11 @@ fn time_of(raw: &RawValue) -> Option<Timestamp> {
 struct TopLevel {
     keys: usize,
     marked: bool,
-    /// As text; `None` also when it is not a string or a number, or stands twice.
+    /// As text; `None` also when it is not a string or a number.
     id: Option<String>,
     priority: Option<i64>,
+    /// The broker refuses it: a field twice, or a priority that is no integer.
+    refused: bool,
     base64: Option<String>,
 }
 
@@ -502,7 +505,6 @@ impl<'de> Visitor<'de> for TopLevelVisitor {
                     ids += 1;
                     let raw = map.next_value::<&RawValue>()?.get();
                     top.id = match raw.as_bytes().first() {
-                        _ if ids > 1 => None,
                         Some(b'"') => serde_json::from_str(raw).ok(),
                         Some(b'-' | b'0'..=b'9') => Some(raw.to_owned()),
                         _ => None,
@@ -511,7 +513,8 @@ impl<'de> Visitor<'de> for TopLevelVisitor {
                 "priority" => {
                     priorities += 1;
                     let raw = map.next_value::<&RawValue>()?.get();
-                    top.priority = if priorities > 1 { None } else { raw.parse().ok() };
+                    top.priority = raw.parse().ok();
+                    top.refused |= priorities > 1 || (top.priority.is_none() && raw != "null");
                 }
                 "base64" => {
                     let raw = map.next_value::<&RawValue>()?.get();
@@ -522,10 +525,7 @@ impl<'de> Visitor<'de> for TopLevelVisitor {
                 }
             }
         }
-        // Twice the same field: the broker refuses it, so it cannot be plain.
-        if ids > 1 || priorities > 1 {
-            top.id = None;
-        }
+        top.refused |= ids > 1;
         Ok(top)
     }
 }

@@ -153,6 +153,7 @@ fn what_does_not_agree_is_wrapped() {
         ("no id", envelope("{}")),
         ("two ids", envelope(r#"{"id":"b","id":"a1"}"#)),
         ("two priorities", envelope(r#"{"id":"a1","priority":0,"priority":0}"#)),
+        ("a priority that is no integer", envelope(r#"{"id":"a1","priority":1e2}"#)),
         ("a header", envelope(r#"{"id":"a1"}"#).with_header("a", "b")),
         ("a line break", envelope("{\"id\":\n\"a1\"}")),
         ("space at the end", envelope("{\"id\":\"a1\"} ")),

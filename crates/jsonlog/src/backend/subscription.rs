@@ -201,7 +201,11 @@ impl Subscription for JsonLogSubscription {
             // The connection may end first.
             let mut news = News::default();
             let gone = match &mut self.events {
-                Some(events) => events.poll_news(cx, 0, &mut news).is_ready() && news.ended.is_some(),
+                // Until it waits: a note is taken at once and says nothing to a drain.
+                Some(events) => {
+                    while news.ended.is_none() && events.poll_news(cx, 0, &mut news).is_ready() {}
+                    news.ended.is_some()
+                }
                 None => true,
             };
             let late = clock >= drain.deadline;

@@ -54,8 +54,6 @@ struct Sub {
     waker: Option<Waker>,
     /// Why no more events come.
     ended: Option<Ended>,
-    /// Its handle was dropped; it is kept until its `unsub` is answered.
-    orphan: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -79,6 +77,8 @@ pub(super) struct Subs {
     /// Filters without wildcards.
     exact: HashMap<String, u64>,
     wild: Vec<(String, u64)>,
+    /// Filters whose `unsub` is on its way: until it is answered, their events still come.
+    leaving: Vec<(String, u64)>,
     /// Woken after the lock is released.
     pub(super) woken: Vec<Waker>,
 }
@@ -114,13 +114,16 @@ impl Subs {
                 last_topic: Arc::from(""),
                 waker: None,
                 ended: None,
-                orphan: false,
             },
         );
         Ok(id)
     }
 
     fn route(&self, topic: &str) -> Option<u64> {
+        // Older than every other one that matches: replies and events come in the order of the commands.
+        if self.leaving.iter().any(|(f, _)| command::matches(f, topic)) {
+            return None;
+        }
         self.exact
             .get(topic)
             .copied()
@@ -129,8 +132,7 @@ impl Subs {
 
     /// A delivery. One that nobody has subscribed to (an `unsub` is on its way) is left to the server.
     pub(super) fn deliver(&mut self, topic: &str, seq: u64, attempt: u32, json: Bytes, received: Instant) {
-        let sub = self.route(topic).and_then(|id| self.by_id.get_mut(&id)).filter(|sub| !sub.orphan);
-        let Some(sub) = sub else { return };
+        let Some(sub) = self.route(topic).and_then(|id| self.by_id.get_mut(&id)) else { return };
         if *sub.last_topic != *topic {
             sub.last_topic = Arc::from(topic);
         }
@@ -178,9 +180,7 @@ impl Subs {
         self.unroute(id);
         let Some(sub) = self.by_id.get_mut(&id) else { return };
         self.woken.extend(sub.waker.take());
-        if sub.orphan {
-            self.by_id.remove(&id);
-        } else if sub.ended.is_none() {
+        if sub.ended.is_none() {
             sub.ended = Some(why);
             // Their leases are gone with the subscription.
             sub.queue.clear();
@@ -215,11 +215,30 @@ impl Subs {
         for id in ids {
             self.end(id, Ended::Failed(why.clone()));
         }
+        self.leaving.clear();
     }
 
-    fn is_active(&self, id: u64) -> Option<(String, Option<String>)> {
-        let sub = self.by_id.get(&id).filter(|s| s.ended.is_none())?;
-        Some((sub.options.filter.clone(), sub.options.name.clone()))
+    /// Its handle was dropped. What to unsubscribe, if it was active; [`left`](Self::left) follows.
+    fn leave(&mut self, id: u64) -> Option<(String, Option<String>)> {
+        let active = self.by_id.get(&id).filter(|s| s.ended.is_none());
+        let wanted = active.map(|s| (s.options.filter.clone(), s.options.name.clone()));
+        self.remove(id);
+        let (filter, name) = wanted?;
+        self.leaving.push((filter.clone(), id));
+        Some((filter, name))
+    }
+
+    /// The `unsub` of a dropped handle was answered.
+    pub(super) fn left(&mut self, id: u64) {
+        self.leaving.retain(|(_, v)| *v != id);
+    }
+
+    fn wait(&mut self, id: u64, cx: &Context<'_>) {
+        if let Some(sub) = self.by_id.get_mut(&id) {
+            let old = sub.waker.replace(cx.waker().clone());
+            // Another task has the handle now; an extra wake is harmless, dropping its waker here might not be.
+            self.woken.extend(old.filter(|old| !old.will_wake(cx.waker())));
+        }
     }
 }
 
@@ -315,33 +334,10 @@ pub(crate) struct News {
 impl Drop for Events {
     fn drop(&mut self) {
         self.handle.shared.with(|state| {
-            if let Some((filter, name)) = state.subs.is_active(self.id) {
-                state.unsub_forgotten(&filter, name.as_deref());
+            if let Some((filter, name)) = state.subs.leave(self.id) {
+                state.unsub_forgotten(self.id, &filter, name.as_deref());
             }
-            // The filter stays taken until the server has answered: events of the old subscription are on their way.
-            state.subs.forget_handle(self.id);
         });
         self.handle.shared.wake_writer();
-    }
-}
-
-impl Subs {
-    fn wait(&mut self, id: u64, cx: &Context<'_>) {
-        if let Some(sub) = self.by_id.get_mut(&id) {
-            let old = sub.waker.replace(cx.waker().clone());
-            // Another task has the handle now; an extra wake is harmless, dropping its waker here might not be.
-            self.woken.extend(old.filter(|old| !old.will_wake(cx.waker())));
-        }
-    }
-
-    /// No handle any more: gone now if it had ended, else when its `unsub` is answered.
-    fn forget_handle(&mut self, id: u64) {
-        let Some(sub) = self.by_id.get_mut(&id) else { return };
-        if sub.ended.is_some() {
-            self.remove(id);
-        } else {
-            sub.queue = VecDeque::new();
-            sub.orphan = true;
-        }
     }
 }

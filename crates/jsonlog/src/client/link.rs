@@ -16,7 +16,7 @@ use super::events::{Event, Note, Subs};
 use super::reply::{Answer, Expect};
 
 /// How long replies are waited for after the last handle is gone.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// How long the reader may look for a `bye` after a write failed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Read in pieces of this size; also what a small event may keep alive of its neighbours.
@@ -56,6 +56,8 @@ pub(super) enum Effect {
     Subscribe(u64),
     /// `ok` ends the subscriptions of this filter and name.
     Unsubscribe(String, Option<String>),
+    /// The subscription of a dropped handle is over.
+    Leave(u64),
 }
 
 struct Waiting {
@@ -121,11 +123,10 @@ impl State {
     }
 
     /// `unsub` whose reply nobody awaits.
-    pub(super) fn unsub_forgotten(&mut self, filter: &str, name: Option<&str>) {
-        let effect = Effect::Unsubscribe(filter.to_owned(), name.map(str::to_owned));
+    pub(super) fn unsub_forgotten(&mut self, id: u64, filter: &str, name: Option<&str>) {
         let line = unsub_line(filter, name, false);
         // Refused only when the connection has ended, and then there is nothing to unsubscribe.
-        let _ = self.push(Expect::Done, effect, Slot::Nobody, |out| put_line(out, &line));
+        let _ = self.push(Expect::Done, Effect::Leave(id), Slot::Nobody, |out| put_line(out, &line));
     }
 
     /// Wakes the task when there is room, or when the connection ends.
@@ -162,6 +163,7 @@ impl State {
         if let Some(waiting) = self.waiting.pop_front() {
             match (waiting.effect, &outcome) {
                 (Effect::Subscribe(id), Err(_)) => self.subs.remove(id),
+                (Effect::Leave(id), _) => self.subs.left(id),
                 (Effect::Unsubscribe(filter, name), Ok(_)) => {
                     self.subs.unsubscribed(&filter, name.as_deref());
                 }
@@ -362,6 +364,11 @@ impl Shared {
     pub(super) fn close(&self) {
         self.with(|state| state.closing = true);
         self.closing.notify_one();
+    }
+
+    #[cfg(test)]
+    pub(super) fn queued_for_test(&self) -> (usize, usize) {
+        self.with(|state| (state.out.len() + state.writing, state.limits.queue_bytes))
     }
 
     fn end(&self, why: &ClientError) {

@@ -2,6 +2,8 @@
 
 use std::io::{ErrorKind, Read};
 
+use postroad_jsonlog::protocol::check_event;
+
 /// Events that are published together.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
@@ -154,18 +156,13 @@ pub(super) fn arguments(events: &[String], bounds: Bounds, mut give: impl FnMut(
     if batch.lines.count() > 0 && !give(batch) { End::Stopped } else { end }
 }
 
-/// Refuses what the server would refuse for sure, so that nothing after it is sent. The server has the last word.
+/// Refuses what the server would refuse, by its own rules, so that nothing after it is sent.
 fn check(event: &[u8], longest: usize) -> Result<(), String> {
     if event.len() > longest {
         return Err(too_long(event.len(), longest));
     }
-    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(event) {
-        return Err(format!("it is not JSON: {error}"));
-    }
-    match event.trim_ascii_start().first() {
-        Some(b'{') => Ok(()),
-        _ => Err("it is JSON, but no object".to_owned()),
-    }
+    let event = std::str::from_utf8(event).map_err(|error| format!("it is not UTF-8: {error}"))?;
+    check_event(event).map(drop)
 }
 
 fn too_long(length: usize, longest: usize) -> String {
@@ -235,10 +232,11 @@ mod tests {
     #[test]
     fn a_bad_line_ends_it_and_what_came_before_is_given() {
         for (bad, why) in [
-            ("nope", "not JSON"),
-            ("[1]", "no object"),
-            ("{\"a\":1} {}", "not JSON"),
-            ("{\"a\":\"\u{1}\"}", "not JSON"),
+            ("nope", "JSON object"),
+            ("[1]", "JSON object"),
+            ("{\"a\":1} {}", "trailing"),
+            ("{\"a\":\"\u{1}\"}", "control character"),
+            ("{\"id\":[]}", "id must be"),
         ] {
             let (batches, end) = all(&["{}\n", &format!("{{}}\n{bad}\n{{}}\n")]);
             assert_eq!(events(&batches), "{}\n{}\n");

@@ -70,8 +70,6 @@ pub(crate) struct JsonLog {
     pub(crate) tokens: Vec<Secret>,
     /// How long an event's `id` is remembered to drop duplicates; 0: not at all.
     pub(crate) dedup_window: Span,
-    /// Whether `pub` and `sub` make the topics they name.
-    pub(crate) auto_create_topics: bool,
     pub(crate) words: Words,
 }
 
@@ -87,7 +85,6 @@ impl Default for JsonLog {
             max_partial: mib(256),
             tokens: Vec::new(),
             dedup_window: seconds(0),
-            auto_create_topics: true,
             words: Words::default(),
         }
     }

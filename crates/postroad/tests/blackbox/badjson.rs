@@ -164,7 +164,10 @@ const EITHER: &[&str] = &[
 fn check_bulk(client: &mut Client, json: &str) {
     let events = ["{\"fine\":1}".to_owned(), json.to_owned(), "{\"fine\":2}".to_owned()];
     let reply = client.bulk("bulk", &events);
-    assert!(reply.starts_with("err bad-event ") && reply.contains("line 2: "), "pubn of {json:?} was answered {reply:?}");
+    assert!(
+        reply.starts_with("err bad-event ") && reply.contains("line 2: "),
+        "pubn of {json:?} was answered {reply:?}"
+    );
 }
 
 #[test]

@@ -102,7 +102,9 @@ fn more_than_max_connections() {
     }
     first.publish("t", "{}");
     clients.pop();
-    eventually("a place is free again", || server.try_client().is_ok_and(|mut client| client.publish("t", "{}") > 1));
+    eventually("a place is free again", || {
+        server.try_client().is_ok_and(|mut client| client.publish("t", "{}") > 1)
+    });
     for client in &mut clients {
         client.publish("t", "{}");
     }
@@ -134,6 +136,38 @@ fn out_of_files() {
     assert_eq!(first.peek("t", "last").seq, seq);
 }
 
+/// More topics than files: the server keeps within its limit, and finds them all again.
+#[test]
+fn more_topics_than_files() {
+    let _turn = alone();
+    let mut server = Setup::default().nofile(256).start();
+    let mut client = server.client();
+    let total = 800;
+    let begin = Instant::now();
+    for round in 1..=2 {
+        for chunk in (0..total).collect::<Vec<_>>().chunks(100) {
+            let lines: String = chunk.iter().map(|n| format!("pub many/{n} {{\"n\":{n}}}\n")).collect();
+            client.raw(lines.as_bytes());
+            for n in chunk {
+                assert_eq!(client.reply(), format!("ok {round}"), "topic {n}");
+            }
+        }
+        drop(client);
+        server.bounce9();
+        client = server.client();
+        for n in [0, 1, 399, 798, 799] {
+            let event = client.peek(&format!("many/{n}"), "last");
+            assert_eq!((event.seq, event.json), (round, format!("{{\"n\":{n}}}")));
+        }
+    }
+    client.ok("sub many/* from=first prefetch=65536");
+    for _ in 0..2 * total {
+        client.event();
+    }
+    client.no_event(Duration::from_millis(100));
+    println!("{total} topics twice in {:?}", begin.elapsed());
+}
+
 #[test]
 fn ten_thousand_connections() {
     let _turn = alone();
@@ -143,7 +177,12 @@ fn ten_thousand_connections() {
     let mut server = Setup::default().nofile(12_000).start();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("limits");
     let allowed = limits.lines().find(|line| line.starts_with("Max open files")).expect("nofile");
-    if allowed.split_whitespace().nth(3).and_then(|text| text.parse::<u64>().ok()).is_some_and(|soft| soft < 10_500) {
+    if allowed
+        .split_whitespace()
+        .nth(3)
+        .and_then(|text| text.parse::<u64>().ok())
+        .is_some_and(|soft| soft < 10_500)
+    {
         return missing("the server may not open 10500 files");
     }
     let before = server.rss();
@@ -163,7 +202,8 @@ fn ten_thousand_connections() {
             })
         })
         .collect();
-    let mut all: Vec<TcpStream> = threads.into_iter().flat_map(|thread| thread.join().expect("connects")).collect();
+    let mut all: Vec<TcpStream> =
+        threads.into_iter().flat_map(|thread| thread.join().expect("connects")).collect();
     for stream in &mut all {
         assert!(read_line(stream).starts_with("hello postroad/"));
     }

@@ -15,7 +15,11 @@ fn check_letter(letter: &Event, topic: &str, seq: u64, name: &str, attempts: u64
     let given = letter.get("/reason");
     let given = given.as_str().expect("the reason is a text");
     assert!(given.contains(reason) && !given.is_empty(), "{reason:?} is not in {given:?}");
-    assert!(letter.json.contains(&format!("\"event\":{event}")), "{event} is not verbatim in {}", letter.json);
+    assert!(
+        letter.json.contains(&format!("\"event\":{event}")),
+        "{event} is not verbatim in {}",
+        letter.json
+    );
     let time = |key: &str| -> SystemTime {
         let text = letter.get(key);
         let text = text.as_str().expect("a time is a text");
@@ -205,7 +209,10 @@ fn peek_takes_nothing() {
     }
     for which in ["@0", "@4", "@18446744073709551615"] {
         let reply = client.cmd(&format!("peek t {which}"));
-        assert!(reply.starts_with("err not-found ") || reply.starts_with("err bad-args "), "{which}: {reply}");
+        assert!(
+            reply.starts_with("err not-found ") || reply.starts_with("err bad-args "),
+            "{which}: {reply}"
+        );
     }
     client.ok("ack t @1");
     client.expect("t", 2, 1);

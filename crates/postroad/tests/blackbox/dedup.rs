@@ -30,7 +30,8 @@ fn a_window_that_survives_crashes() {
     assert_eq!(client.ok("pub t {\"n\":3}"), "2", "an event without an id is never a duplicate");
     assert_eq!(client.ok("pub t {\"n\":3}"), "3");
     assert_eq!(client.ok("pub other {\"id\":\"a\"}"), "1", "another topic");
-    let events = |ids: &[&str]| -> Vec<String> { ids.iter().map(|id| format!("{{\"id\":\"{id}\"}}")).collect() };
+    let events =
+        |ids: &[&str]| -> Vec<String> { ids.iter().map(|id| format!("{{\"id\":\"{id}\"}}")).collect() };
     assert_eq!(client.bulk("t", &events(&["b", "c"])), "ok 4-5");
     assert_eq!(client.bulk("t", &events(&["b", "d", "a", "e"])), "ok 6-7 duplicates=2");
     assert_eq!(client.bulk("t", &events(&["a", "b", "c"])), "ok 0-0 duplicates=3");

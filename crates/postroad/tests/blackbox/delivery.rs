@@ -1,6 +1,6 @@
 //! Order, windows, acks: what a healthy subscriber sees.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::support::{A_WHILE, Client, Event, Server, turn};
 
@@ -80,7 +80,7 @@ fn the_window_is_never_exceeded() {
     assert_eq!(seqs(&mut client, 3), [6, 7, 8]);
     client.no_event(A_WHILE);
     client.ok("ack t @8-@8");
-    client.err("ack t @9", "not-in-flight");
+    client.err("ack t @10", "not-in-flight");
     assert_eq!(seqs(&mut client, 1), [9]);
     client.ok("touch t @1-@100");
     client.no_event(A_WHILE);
@@ -100,7 +100,12 @@ fn the_widest_window() {
         client.expect("t", seq, 1);
     }
     client.no_event(A_WHILE);
-    client.ok("ack t @1-@65536");
+    client.ok("nack t @1-@65536");
+    for seq in 1..=65_536 {
+        client.expect("t", seq, 2);
+    }
+    client.ok("touch t @1-@18446744073709551615");
+    client.ok("ack t @0-@18446744073709551615");
     for seq in 65_537..=70_000 {
         client.expect("t", seq, 1);
     }
@@ -232,12 +237,13 @@ fn where_a_subscription_starts() {
     }
     std::thread::sleep(Duration::from_millis(1200));
     let between = humantime::format_rfc3339_millis(SystemTime::now() - Duration::from_millis(400));
+    let fourth = Instant::now();
     for n in 4..=5 {
         client.publish("t", &format!("{{\"n\":{n}}}"));
     }
     let read = |from: &str| -> Vec<u64> {
         let mut client = server.client();
-        client.ok(&format!("sub t {from} prefetch=100"));
+        client.ok(&format!("sub t prefetch=100 {from}"));
         let mut found = Vec::new();
         while let Some(event) = client.try_event(A_WHILE) {
             found.push(event.seq);
@@ -247,13 +253,15 @@ fn where_a_subscription_starts() {
     assert_eq!(read("from=first"), [1, 2, 3, 4, 5]);
     assert_eq!(read("from=last"), [5]);
     assert_eq!(read("from=new"), Vec::<u64>::new());
-    assert_eq!(read(""), Vec::<u64>::new());
+    assert_eq!(read("as nobody"), Vec::<u64>::new());
     assert_eq!(read("from=@3"), [3, 4, 5]);
     assert_eq!(read("from=@1"), [1, 2, 3, 4, 5]);
     assert_eq!(read(&format!("from={between}")), [4, 5]);
-    assert_eq!(read("from=700ms"), [4, 5]);
+    assert_eq!(read(&format!("from={}ms", fourth.elapsed().as_millis() + 400)), [4, 5]);
     assert_eq!(read("from=1h"), [1, 2, 3, 4, 5]);
     assert_eq!(read("from=7d"), [1, 2, 3, 4, 5]);
+    assert_eq!(read("from=9999d"), [1, 2, 3, 4, 5]);
+    assert_eq!(read("from=@18446744073709551615"), Vec::<u64>::new());
     assert_eq!(read("from=1999-12-31T23:59:59Z"), [1, 2, 3, 4, 5]);
 
     let mut later = server.client();
@@ -296,7 +304,10 @@ fn odd_events() -> Vec<String> {
     .map(|text| (*text).to_owned())
     .collect();
     events.push(format!("{{\"long\":\"{}\"}}", "\u{20ac}".repeat(100_000)));
-    events.push(format!("{{\"keys\":{{{}}}}}", (0..5000).map(|n| format!("\"k{n}\":{n}")).collect::<Vec<_>>().join(",")));
+    events.push(format!(
+        "{{\"keys\":{{{}}}}}",
+        (0..5000).map(|n| format!("\"k{n}\":{n}")).collect::<Vec<_>>().join(",")
+    ));
     events
 }
 

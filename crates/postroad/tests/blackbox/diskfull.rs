@@ -26,7 +26,10 @@ impl SmallDisk {
             .output()
             .expect("mount starts");
         if !done.status.success() {
-            missing(&format!("a small disk cannot be mounted: {}", String::from_utf8_lossy(&done.stderr).trim()));
+            missing(&format!(
+                "a small disk cannot be mounted: {}",
+                String::from_utf8_lossy(&done.stderr).trim()
+            ));
             return None;
         }
         Some(Self { path, _home: home })

@@ -60,11 +60,19 @@ fn commands_after_the_signal_are_answered_or_not_done() {
         stored += 1;
         assert_eq!(reply, format!("ok {stored}"));
     }
-    assert!(client.bye.as_deref().is_some_and(|bye| bye.starts_with("bye shutting-down")), "{:?}", client.bye);
+    assert!(
+        client.bye.as_deref().is_some_and(|bye| bye.starts_with("bye shutting-down")),
+        "{:?}",
+        client.bye
+    );
     assert_eq!(server.wait_exit(PATIENCE).code(), Some(0));
     sender.join().expect("sender");
     server.restart();
-    assert_eq!(server.client().peek("t", "last").seq, stored, "a publish that was not answered with ok is there");
+    assert_eq!(
+        server.client().peek("t", "last").seq,
+        stored,
+        "a publish that was not answered with ok is there"
+    );
 }
 
 #[test]

@@ -12,7 +12,10 @@ use crate::support::{A_WHILE, Client, Item, PATIENCE, Setup, seed, turn};
 fn check_last_words(stderr: &str) {
     assert!(!stderr.contains("panicked"), "a panic is no message:\n{stderr}");
     let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().to_lowercase();
-    assert!(["sync", "disk", "journal"].iter().any(|word| last.contains(word)), "not a clear last line: {last:?}");
+    assert!(
+        ["sync", "disk", "journal"].iter().any(|word| last.contains(word)),
+        "not a clear last line: {last:?}"
+    );
 }
 
 /// The sync fails in the middle of the load and what it should have written is gone from the files: every `ok` that
@@ -50,7 +53,15 @@ fn a_failed_sync_is_the_end_and_nothing_promised_is_lost() {
 #[test]
 fn a_failed_sync_answers_nobody_with_ok() {
     let _turn = turn();
-    let commands = ["pub t {\"n\":2}", "pubn t 1 8\n{\"n\":2}", "ack t @1", "bury t @1", "sub u as fresh", "kick t", "unsub t as n forget"];
+    let commands = [
+        "pub t {\"n\":2}",
+        "pubn t 1 8\n{\"n\":2}",
+        "ack t @1",
+        "bury t @1",
+        "sub u as fresh",
+        "kick t",
+        "unsub t as n forget",
+    ];
     for command in commands {
         let shim = Shim::new();
         let mut server = shim.with(Setup::config("")).start();
@@ -66,7 +77,11 @@ fn a_failed_sync_answers_nobody_with_ok() {
         client.send(command);
         let reply = client.try_reply();
         assert!(reply.as_deref().is_none_or(|reply| reply.starts_with("err ")), "{command}: {reply:?}");
-        assert!(client.bye.as_deref().is_some_and(|bye| bye.starts_with("bye failed")), "{command}: {:?}", client.bye);
+        assert!(
+            client.bye.as_deref().is_some_and(|bye| bye.starts_with("bye failed")),
+            "{command}: {:?}",
+            client.bye
+        );
         let status = server.wait_exit(PATIENCE);
         assert!(status.code().is_some_and(|code| code != 0), "{command}: {status}");
         check_last_words(&server.stderr());
@@ -94,7 +109,7 @@ fn nothing_is_promised_while_the_disk_is_stuck() {
     let mut expected = 6;
     let commands = [
         "pub t {\"x\":1}",
-        "pubn t 2 10\n{\"a\":1}\n{}",
+        "pubn t 2 11\n{\"a\":1}\n{}",
         "ack t e1",
         "ack t @2-@3",
         "bury t @4",
@@ -220,7 +235,9 @@ fn the_nth_sync_fails() {
     let _turn = turn();
     for n in 1..=16 {
         let shim = Shim::new();
-        let mut server = shim.with(Setup::config("[journal]\nsegment_bytes = 65536\n").env("SHIM_FAIL_AT", n.to_string())).launch();
+        let mut server = shim
+            .with(Setup::config("[journal]\nsegment_bytes = 65536\n").env("SHIM_FAIL_AT", n.to_string()))
+            .launch();
         let mut acknowledged: Vec<String> = Vec::new();
         let end = Instant::now() + PATIENCE;
         let client = loop {

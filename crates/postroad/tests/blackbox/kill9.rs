@@ -7,7 +7,12 @@ use crate::model::Truth;
 use crate::support::{Server, Setup, seed, turn};
 
 /// Runs publishers and consumers until `end` has ended the server; the answer is when all have noticed.
-pub(crate) fn under_load(server: &mut Server, truth: &Arc<Truth>, rng: &mut fastrand::Rng, end: impl FnOnce(&mut Server)) {
+pub(crate) fn under_load(
+    server: &mut Server,
+    truth: &Arc<Truth>,
+    rng: &mut fastrand::Rng,
+    end: impl FnOnce(&mut Server),
+) {
     let round = truth.next_round();
     let port = server.port();
     let until = Instant::now() + Duration::from_secs(60);
@@ -27,7 +32,8 @@ pub(crate) fn under_load(server: &mut Server, truth: &Arc<Truth>, rng: &mut fast
 }
 
 fn rounds(default: usize) -> usize {
-    std::env::var("POSTROAD_KILL_ROUNDS").map_or(default, |text| text.parse().expect("POSTROAD_KILL_ROUNDS is a number"))
+    std::env::var("POSTROAD_KILL_ROUNDS")
+        .map_or(default, |text| text.parse().expect("POSTROAD_KILL_ROUNDS is a number"))
 }
 
 fn kill_loop(mut server: Server, mut rng: fastrand::Rng, rounds: usize, configs: &[&str]) {

@@ -12,6 +12,7 @@ mod support;
 mod badinput;
 mod badjson;
 mod crowd;
+mod damage;
 mod deadletters;
 mod dedup;
 mod delivery;

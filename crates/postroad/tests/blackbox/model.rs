@@ -110,7 +110,9 @@ impl Truth {
         let mut rest = batch.into_iter();
         while let Some(json) = rest.next() {
             let Some(reply) = client.try_reply() else {
-                self.with(|state| state.unknown.extend(std::iter::once(json).chain(rest).map(|json| vec![json])));
+                self.with(|state| {
+                    state.unknown.extend(std::iter::once(json).chain(rest).map(|json| vec![json]))
+                });
                 return false;
             };
             if reply.starts_with("err shutting-down ") {
@@ -172,7 +174,11 @@ impl Truth {
             assert!(!state.acked.contains(place), "delivered after its ack was ok: {event:?}");
             assert!(!state.buried.contains(place), "delivered after it was buried: {event:?}");
             assert!(state.held.insert(place.clone()), "delivered to two members at once: {event:?}");
-            assert_eq!(state.sent.get(&event.json).copied(), Some(event.topic.as_str()), "never sent: {event:?}");
+            assert_eq!(
+                state.sent.get(&event.json).copied(),
+                Some(event.topic.as_str()),
+                "never sent: {event:?}"
+            );
             if let Some(json) = state.stored.get(place) {
                 assert_eq!(json, &event.json, "{place:?}");
             }
@@ -188,7 +194,10 @@ impl Truth {
             self.with(|state| {
                 let log = state.log.entry(topic.to_owned()).or_default();
                 if all {
-                    assert!(found.len() >= log.len() && found[..log.len()] == log[..], "{topic}: history has changed");
+                    assert!(
+                        found.len() >= log.len() && found[..log.len()] == log[..],
+                        "{topic}: history has changed"
+                    );
                     *log = found;
                 } else {
                     log.extend(found);
@@ -203,7 +212,9 @@ impl Truth {
         client.ok(GROUP);
         self.with(|state| state.held.clear());
         let mut came: BTreeSet<Place> = BTreeSet::new();
-        while let Some(event) = client.try_event(Duration::from_millis(if came.is_empty() { 1500 } else { 500 })) {
+        while let Some(event) =
+            client.try_event(Duration::from_millis(if came.is_empty() { 1500 } else { 500 }))
+        {
             let place = (event.topic.clone(), event.seq);
             self.delivered(&event, &place);
             client.ok(&format!("ack {} @{}", event.topic, event.seq));
@@ -225,7 +236,10 @@ impl Truth {
                     let place = (topic.clone(), seq);
                     let settled = state.acked.contains(&place) || state.buried.contains(&place);
                     let perhaps = state.settle_unknown.contains(&place);
-                    assert!(settled || perhaps || came.contains(&place), "never acked and never came: {place:?}");
+                    assert!(
+                        settled || perhaps || came.contains(&place),
+                        "never acked and never came: {place:?}"
+                    );
                     let count = letters.get(&place).copied().unwrap_or(0);
                     let most = state.bury_unknown.get(&place).copied().unwrap_or(0);
                     assert!(count <= most, "{count} dead letters of {place:?}, buried {most} times");
@@ -268,7 +282,11 @@ impl State {
         let mut places: HashMap<&str, Place> = HashMap::new();
         for (topic, log) in &self.log {
             for (seq, json) in (1..).zip(log) {
-                assert_eq!(self.sent.get(json).copied(), Some(topic.as_str()), "never sent: {topic} {seq} {json}");
+                assert_eq!(
+                    self.sent.get(json).copied(),
+                    Some(topic.as_str()),
+                    "never sent: {topic} {seq} {json}"
+                );
                 let before = places.insert(json, (topic.clone(), seq));
                 assert!(before.is_none(), "{json} is there twice: {before:?} and {topic} {seq}");
             }
@@ -283,8 +301,14 @@ impl State {
         for batch in &self.unknown {
             let there: Vec<u64> =
                 batch.iter().filter_map(|json| places.get(json.as_str())).map(|place| place.1).collect();
-            assert!(there.is_empty() || there.len() == batch.len(), "a part of a pubn: {there:?} of {batch:?}");
-            assert!(there.windows(2).all(|pair| pair[0] + 1 == pair[1]), "a pubn with others between: {there:?}");
+            assert!(
+                there.is_empty() || there.len() == batch.len(),
+                "a part of a pubn: {there:?} of {batch:?}"
+            );
+            assert!(
+                there.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+                "a pubn with others between: {there:?}"
+            );
         }
     }
 }
@@ -304,7 +328,10 @@ pub(crate) fn read_log(client: &mut Client, topic: &str, from: u64) -> Vec<Strin
     let mut found: Vec<Option<String>> = vec![None; (last - from + 1) as usize];
     for count in 1..=found.len() {
         let event = client.event();
-        assert!(event.topic == topic && event.attempt == 1 && event.seq >= from && event.seq <= last, "{event:?}");
+        assert!(
+            event.topic == topic && event.attempt == 1 && event.seq >= from && event.seq <= last,
+            "{event:?}"
+        );
         let slot = &mut found[(event.seq - from) as usize];
         assert!(slot.is_none(), "twice: {event:?}");
         *slot = Some(event.json);

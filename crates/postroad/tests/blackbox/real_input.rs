@@ -35,7 +35,10 @@ fn feed(program: &str, args: &[&str], input: &[u8]) -> Output {
     let input = input.to_vec();
     let writer = std::thread::spawn(move || stdin.write_all(&input));
     let output = child.wait_with_output().expect("wait");
-    writer.join().expect("writer").unwrap_or_else(|error| panic!("{program} did not read its input: {error}"));
+    writer
+        .join()
+        .expect("writer")
+        .unwrap_or_else(|error| panic!("{program} did not read its input: {error}"));
     output
 }
 
@@ -57,7 +60,8 @@ fn read_with_nc(server: &Server, topic: &str, count: usize) -> Vec<String> {
         .expect("nc starts");
     let mut stdin = child.stdin.take().expect("stdin");
     writeln!(stdin, "sub {topic} from=first prefetch={count}").expect("nc reads");
-    let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines().map(|line| line.expect("UTF-8"));
+    let mut lines =
+        BufReader::new(child.stdout.take().expect("stdout")).lines().map(|line| line.expect("UTF-8"));
     assert!(lines.next().is_some_and(|line| line.starts_with("hello ")));
     let mut events = Vec::new();
     while events.len() < count {
@@ -88,7 +92,8 @@ fn the_packages_of_this_workspace() {
 
     // In through both doors.
     let commands: String = packages.iter().map(|line| format!("pub by/nc {line}\n")).collect();
-    let output = feed("nc", &["-N", "127.0.0.1", &server.port().to_string()], format!("{commands}quit\n").as_bytes());
+    let output =
+        feed("nc", &["-N", "127.0.0.1", &server.port().to_string()], format!("{commands}quit\n").as_bytes());
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let oks: Vec<&str> = text.lines().skip(1).collect();
     assert_eq!(oks.len(), packages.len() + 2);
@@ -101,7 +106,8 @@ fn the_packages_of_this_workspace() {
         // Out through both doors, from both topics.
         for topic in ["by/nc", "by/postroad"] {
             assert!(read_with_nc(&server, topic, packages.len()) == packages, "{topic} through nc");
-            let raw = postroad(&server, &["sub", topic, "--from", "first", "--count", &count, "-o", "raw"], b"");
+            let raw =
+                postroad(&server, &["sub", topic, "--from", "first", "--count", &count, "-o", "raw"], b"");
             assert!(raw == input.as_bytes(), "{topic} through postroad sub");
         }
         if round == 0 {
@@ -112,16 +118,27 @@ fn the_packages_of_this_workspace() {
     // The log is for people with jq.
     let segments = server.segments();
     assert!(segments.len() >= 2, "{segments:?}");
-    let mut all = Command::new("jq").args(["-c", "."]).args(&segments).stdout(Stdio::piped()).spawn().expect("jq starts");
+    let mut all = Command::new("jq")
+        .args(["-c", "."])
+        .args(&segments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("jq starts");
     let mut text = String::new();
     all.stdout.take().expect("stdout").read_to_string(&mut text).expect("UTF-8");
     assert!(all.wait().expect("jq ends").success(), "jq does not read {segments:?}");
-    let names = Command::new("jq").args(["-r", "select(.k == \"pub\") | .e.id"]).args(&segments).output().expect("jq");
+    let names = Command::new("jq")
+        .args(["-r", "select(.k == \"pub\") | .e.id"])
+        .args(&segments)
+        .output()
+        .expect("jq");
     let shown = String::from_utf8(names.stdout).expect("UTF-8");
     let mut shown: Vec<&str> = shown.lines().collect();
     shown.sort_unstable();
-    let values: Vec<serde_json::Value> = packages.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let mut ids: Vec<&str> = values.iter().chain(&values).map(|value| value["id"].as_str().expect("an id")).collect();
+    let values: Vec<serde_json::Value> =
+        packages.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut ids: Vec<&str> =
+        values.iter().chain(&values).map(|value| value["id"].as_str().expect("an id")).collect();
     ids.sort_unstable();
     assert_eq!(shown, ids);
     // Each event is in its file as it was sent.
@@ -141,7 +158,11 @@ fn a_named_subscriber_goes_on_where_it_stopped() {
     postroad(&server, &["pub", "t"], input.as_bytes());
     let mut got = Vec::new();
     for count in ["1", "3", "6"] {
-        got.extend(postroad(&server, &["sub", "t", "--as", "n", "--from", "first", "--count", count, "-o", "raw"], b""));
+        got.extend(postroad(
+            &server,
+            &["sub", "t", "--as", "n", "--from", "first", "--count", count, "-o", "raw"],
+            b"",
+        ));
     }
     assert_eq!(String::from_utf8(got).expect("UTF-8"), input);
     let refused = feed(
@@ -150,5 +171,9 @@ fn a_named_subscriber_goes_on_where_it_stopped() {
         b"{\"n\":11}\nnot json\n{\"n\":12}\n",
     );
     assert!(!refused.status.success(), "a bad line is an error");
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("line 2"), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("line 2"),
+        "{}",
+        String::from_utf8_lossy(&refused.stderr)
+    );
 }

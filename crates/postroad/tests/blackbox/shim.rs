@@ -15,7 +15,8 @@ fn library() -> &'static Path {
     LIBRARY.get_or_init(|| {
         need("cc", "gcc");
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let (source, library) = (dir.join("postroad-shim.c"), dir.join(format!("postroad-shim-{}.so", std::process::id())));
+        let (source, library) =
+            (dir.join("postroad-shim.c"), dir.join(format!("postroad-shim-{}.so", std::process::id())));
         fs::write(&source, include_str!("shim.c")).expect("the source is written");
         let done = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Item, PATIENCE, Server, Setup, alone, eventually};
+use crate::support::{Client, PATIENCE, Server, Setup, alone, eventually};
 
 /// Publishes and gets it back `count` times; the longest round trip.
 fn worst_round_trip(client: &mut Client, topic: &str, count: usize) -> Duration {
@@ -34,7 +34,8 @@ fn a_subscriber_that_never_reads() {
     }
     let before = server.rss();
     let mut client = server.client();
-    let events: Vec<String> = (0..16).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(64 * 1024))).collect();
+    let events: Vec<String> =
+        (0..16).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(64 * 1024))).collect();
     for _ in 0..100 {
         assert!(client.bulk("t", &events).starts_with("ok "));
     }
@@ -98,7 +99,8 @@ fn who_does_not_read_is_told_bye_slow() {
     let mut deaf = server.client();
     deaf.ok("sub t as g group prefetch=1000");
     let mut client = server.client();
-    let events: Vec<String> = (0..16).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(256 * 1024))).collect();
+    let events: Vec<String> =
+        (0..16).map(|n| format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(256 * 1024))).collect();
     for chunk in events.chunks(4).cycle().take(16) {
         assert!(client.bulk("t", chunk).starts_with("ok "));
     }
@@ -211,7 +213,7 @@ fn a_peer_that_just_stops() {
     let end = Instant::now() + PATIENCE;
     while done.len() < 6 {
         assert!(Instant::now() < end, "only {done:?}");
-        if let Item::Event(event) = mate.next(Duration::from_millis(50)) {
+        if let Some(event) = mate.try_event(Duration::from_millis(50)) {
             mate.ok(&format!("ack t @{}", event.seq));
             done.insert(event.seq);
         }

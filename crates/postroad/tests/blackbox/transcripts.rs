@@ -95,12 +95,14 @@ fn the_greeting_says_what_is_served() {
     let server = Server::start();
     assert_eq!(
         server.client().greeting,
-        format!("hello postroad/{} jsonlog/1 sync=fdatasync max_line=1048576 auth=none", env!("CARGO_PKG_VERSION"))
+        format!(
+            "hello postroad/{} jsonlog/1 sync=fdatasync max_line=1048576 auth=none",
+            env!("CARGO_PKG_VERSION")
+        )
     );
-    let server = Setup::config(
-        "[jsonlog]\nmax_line = 1000\ntokens = [\"sesame\"]\n[journal]\nsync = \"os\"\n",
-    )
-    .start();
+    let server =
+        Setup::config("[jsonlog]\nmax_line = 1000\ntokens = [\"sesame\"]\n[journal]\nsync = \"os\"\n")
+            .start();
     let greeting = server.client().greeting;
     assert!(greeting.ends_with(" jsonlog/1 sync=os max_line=1000 auth=token"), "{greeting}");
     let server = Setup::config("[journal]\nsync = \"memory\"\n").start();
@@ -331,7 +333,8 @@ fn help_names_every_command_and_quit_is_the_end() {
         }
     }
     for word in [
-        "pub", "pubn", "sub", "ack", "nack", "touch", "bury", "unsub", "kick", "peek", "topics", "stats", "hello", "quit",
+        "pub", "pubn", "sub", "ack", "nack", "touch", "bury", "unsub", "kick", "peek", "topics", "stats",
+        "hello", "quit",
     ] {
         assert!(text.contains(word), "help does not name {word}: {text}");
     }
@@ -377,7 +380,11 @@ fn topics_and_stats() {
     client.expect("a/x", 3, 1);
     client.ok("nack a/x @3 delay=60s");
     let stats = client.stats("a/x");
-    assert_eq!((&stats["first"], &stats["last"], &stats["events"]), (&1.into(), &3.into(), &3.into()), "{stats}");
+    assert_eq!(
+        (&stats["first"], &stats["last"], &stats["events"]),
+        (&1.into(), &3.into(), &3.into()),
+        "{stats}"
+    );
     assert!(stats["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{stats}");
     assert!(stats["segments"].as_u64().is_some_and(|count| count > 0), "{stats}");
     let subscription = stats
@@ -420,7 +427,9 @@ fn quiet_mode_says_only_what_went_wrong() {
     let server = Server::start();
     let mut client = server.client();
     client.ok("hello {\"name\":\"billing-7\",\"mode\":\"quiet\"}");
-    client.raw(b"sub t prefetch=3\npub t {\"id\":1}\npubn t 1 9\n{\"id\":2}\nnope\npub t {\npub t {\"id\":3}\n");
+    client.raw(
+        b"sub t prefetch=3\npub t {\"id\":1}\npubn t 1 9\n{\"id\":2}\nnope\npub t {\npub t {\"id\":3}\n",
+    );
     assert_eq!(client.reply(), "ok", "sub is answered in quiet mode too");
     assert!(client.reply().starts_with("err bad-command "));
     assert!(client.reply().starts_with("err bad-event "));

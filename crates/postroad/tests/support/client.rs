@@ -8,9 +8,25 @@ use std::time::{Duration, Instant};
 use super::PATIENCE;
 
 const CODES: &[&str] = &[
-    "bad-command", "bad-args", "bad-topic", "bad-event", "not-utf8", "too-long", "too-large", "not-in-flight",
-    "not-subscribed", "already-subscribed", "in-use", "not-found", "disk-full", "busy", "auth", "denied", "corrupt",
-    "shutting-down", "internal",
+    "bad-command",
+    "bad-args",
+    "bad-topic",
+    "bad-event",
+    "not-utf8",
+    "too-long",
+    "too-large",
+    "not-in-flight",
+    "not-subscribed",
+    "already-subscribed",
+    "in-use",
+    "not-found",
+    "disk-full",
+    "busy",
+    "auth",
+    "denied",
+    "corrupt",
+    "shutting-down",
+    "internal",
 ];
 const BYES: &[&str] = &["quit", "shutting-down", "framing", "slow", "busy", "failed"];
 const NOTES: &[&str] = &["lagged", "detached", "corrupt"];
@@ -29,7 +45,12 @@ impl Event {
         let mut parts = line.splitn(5, ' ').skip(1);
         let mut next = || parts.next().unwrap_or_else(|| panic!("not an event line: {line:?}"));
         let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("not an event line: {line:?}"));
-        Self { topic: next().to_owned(), seq: number(next()), attempt: number(next()), json: next().to_owned() }
+        Self {
+            topic: next().to_owned(),
+            seq: number(next()),
+            attempt: number(next()),
+            json: next().to_owned(),
+        }
     }
 
     /// One value of the event's JSON.
@@ -236,7 +257,10 @@ impl Client {
     pub(crate) fn err(&mut self, line: &str, code: &str) -> String {
         let reply = self.cmd(line);
         let shown: String = line.chars().take(200).collect();
-        assert!(reply.starts_with(&format!("err {code} ")), "{shown:?} was answered {reply:?}, not err {code}");
+        assert!(
+            reply.starts_with(&format!("err {code} ")),
+            "{shown:?} was answered {reply:?}, not err {code}"
+        );
         reply
     }
 
@@ -317,7 +341,10 @@ impl Client {
         loop {
             match self.next(end.saturating_duration_since(Instant::now())) {
                 Item::Bye(line) => {
-                    assert!(line == format!("bye {code}") || line.starts_with(&format!("bye {code} ")), "{line:?}");
+                    assert!(
+                        line == format!("bye {code}") || line.starts_with(&format!("bye {code} ")),
+                        "{line:?}"
+                    );
                 }
                 Item::Eof => break,
                 Item::Event(event) => self.events.push_back(event),

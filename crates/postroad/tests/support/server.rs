@@ -221,7 +221,8 @@ impl Server {
     pub(crate) fn cpu(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server lives");
         let after = stat.rsplit(')').next().expect("stat");
-        let ticks: u64 = after.split_whitespace().skip(11).take(2).map(|text| text.parse::<u64>().expect("ticks")).sum();
+        let ticks: u64 =
+            after.split_whitespace().skip(11).take(2).map(|text| text.parse::<u64>().expect("ticks")).sum();
         ticks as f64 / 100.0
     }
 
