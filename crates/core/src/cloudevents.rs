@@ -55,7 +55,9 @@ pub fn to_headers(envelope: &Envelope, prefix: &str, source: &str, kind: &str) -
     }
     for header in &envelope.headers {
         match header.name.strip_prefix(HTTP_PREFIX) {
-            Some(name) if !is_own(name) && name != "source" && name != "type" => put(name, header.value.clone()),
+            Some(name) if !is_own(name) && name != "source" && name != "type" => {
+                put(name, header.value.clone());
+            }
             _ => {}
         }
     }

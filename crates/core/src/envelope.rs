@@ -52,10 +52,11 @@ impl MessageId {
             return Err(MessageIdError { len: text.len() });
         }
         // Only the exact form that `Display` writes, so that every id is shown as it was given.
-        if text.len() == uuid::fmt::Hyphenated::LENGTH && !text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            if let Ok(uuid) = Uuid::try_parse(text) {
-                return Ok(Self(Repr::Uuid(uuid)));
-            }
+        if text.len() == uuid::fmt::Hyphenated::LENGTH
+            && !text.bytes().any(|byte| byte.is_ascii_uppercase())
+            && let Ok(uuid) = Uuid::try_parse(text)
+        {
+            return Ok(Self(Repr::Uuid(uuid)));
         }
         Ok(Self(Repr::Text(text.into())))
     }

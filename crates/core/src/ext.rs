@@ -27,7 +27,9 @@ pub trait SubscriptionExt: Subscription {
         async move {
             let mut one = Vec::with_capacity(1);
             self.next_batch(&mut one, 1).await?;
-            one.pop().ok_or_else(|| Error::new(ErrorKind::Internal, "core", "a fill gave no delivery and no error"))
+            one.pop().ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "core", "a fill gave no delivery and no error")
+            })
         }
     }
 

@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn set_replaces_all_in_the_first_place() {
-        let mut headers: Headers = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("a", "5")].into_iter().collect();
+        let mut headers: Headers =
+            [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("a", "5")].into_iter().collect();
         headers.set("a", 9).set("d", true);
         let shown: Vec<_> = headers.iter().map(|h| format!("{}={}", h.name, h.value)).collect();
         assert_eq!(shown, ["a=9", "b=2", "c=4", "d=true"]);

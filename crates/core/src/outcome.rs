@@ -77,7 +77,8 @@ mod tests {
             Just(Outcome::Ack),
             Just(Outcome::Discard),
             Just(Outcome::dead_letter("r")),
-            prop::option::of(0..3u64).prop_map(|after| Outcome::Retry { after: after.map(Duration::from_secs) }),
+            prop::option::of(0..3u64)
+                .prop_map(|after| Outcome::Retry { after: after.map(Duration::from_secs) }),
         ]
     }
 

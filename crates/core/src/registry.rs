@@ -79,7 +79,10 @@ mod tests {
         let never = |_: &str| async { Err(Error::new(ErrorKind::Internal, "x", "not called")) };
         registry.register("nats", never).register("amqp", never);
         let error = |url| crate::block_on(registry.connect(url)).err().unwrap().to_string();
-        assert_eq!(error("ftp://u:secret@h"), "core: no backend for `ftp:`, this program has: amqp, nats (config)");
+        assert_eq!(
+            error("ftp://u:secret@h"),
+            "core: no backend for `ftp:`, this program has: amqp, nats (config)"
+        );
         assert_eq!(error("nothing"), "core: not a URL: start with one of amqp, nats, and `:` (config)");
         assert_eq!(error("nats://h"), "x: not called (internal)");
     }

@@ -97,7 +97,9 @@ fn naive_valid(text: &str, filter: bool) -> bool {
             let plain = !level.is_empty()
                 && *level != "."
                 && *level != ".."
-                && level.chars().all(|c| !c.is_control() && !c.is_whitespace() && !['\\', '*', '>'].contains(&c));
+                && level
+                    .chars()
+                    .all(|c| !c.is_control() && !c.is_whitespace() && !['\\', '*', '>'].contains(&c));
             plain || (filter && (*level == "*" || (*level == ">" && index + 1 == levels.len())))
         })
 }

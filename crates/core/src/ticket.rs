@@ -153,7 +153,8 @@ impl TicketResolver {
 impl Drop for TicketResolver {
     fn drop(&mut self) {
         if let Some(slot) = self.0.take() {
-            let error = Error::new(ErrorKind::Disconnected, "core", "the backend went away before it answered");
+            let error =
+                Error::new(ErrorKind::Disconnected, "core", "the backend went away before it answered");
             slot.set(Receipt::Unknown(error));
         }
     }

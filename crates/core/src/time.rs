@@ -116,7 +116,8 @@ fn parse(text: &[u8]) -> Option<u64> {
         }
         rest = &fraction[digits..];
     }
-    let local = (days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second) * 1000 + millis;
+    let local =
+        (days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second) * 1000 + millis;
     match rest {
         b"Z" | b"z" => Some(local),
         [sign @ (b'+' | b'-'), zone @ ..] if zone.len() == 5 && zone[2] == b':' => {

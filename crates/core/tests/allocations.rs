@@ -19,7 +19,9 @@ fn publish(publisher: &dyn Publisher, subject: &Subject, count: usize) {
 
 fn receive_and_settle(subscription: &mut dyn Subscription, batch: &mut Vec<Delivery>) -> usize {
     let mut cx = Context::from_waker(Waker::noop());
-    let Poll::Ready(count) = subscription.poll_fill(&mut cx, batch, BATCH) else { panic!("messages are missing") };
+    let Poll::Ready(count) = subscription.poll_fill(&mut cx, batch, BATCH) else {
+        panic!("messages are missing")
+    };
     let count = count.unwrap();
     for delivery in batch.drain(..) {
         assert!(delivery.ack().try_get().is_some_and(|result| result.is_ok()));

@@ -2,6 +2,7 @@
 
 use crate::engine::Shared;
 use crate::error::EngineError;
+use crate::id::id_text;
 use crate::later::Receipt;
 use crate::log::{Event, Signal};
 use crate::stream::Stream;
@@ -163,7 +164,7 @@ impl Consumer {
         for chunk in held.chunks(64) {
             events.clear();
             stream.log.read(chunk, &mut events).ok()?;
-            let found = events.iter().find(|event| event.id.as_deref().is_some_and(|token| names(token, id)));
+            let found = events.iter().find(|event| event.id.as_deref().is_some_and(|token| *id_text(token) == *id.as_bytes()));
             if let Some(event) = found {
                 return Some(event.seq);
             }
@@ -181,17 +182,6 @@ impl Consumer {
     pub fn signal(&self) -> Option<Arc<dyn Signal>> {
         self.sub.state().consumers.get(&self.id).map(|a| a.signal.clone())
     }
-}
-
-/// True if the JSON token `token` (a string or a number) is `id` as text.
-fn names(token: &[u8], id: &str) -> bool {
-    if token.first() == Some(&b'"') {
-        if !token.contains(&b'\\') {
-            return &token[1..token.len().max(2) - 1] == id.as_bytes();
-        }
-        return serde_json::from_slice::<String>(token).is_ok_and(|text| text == id);
-    }
-    token == id.as_bytes()
 }
 
 impl Drop for Consumer {

@@ -135,7 +135,7 @@ fn write(
         kind: event.kind,
         payload: &event.payload,
     };
-    let published = dead.publish_unchecked(shared, &[new])?;
+    let published = dead.publish_unchecked(shared, &[new], false)?;
     shared.counters.dead.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     shared.store.flush(false);
     Ok(published.ticket)
@@ -211,7 +211,7 @@ fn republish(
             kind: event.kind,
             payload: &event.payload,
         };
-        last = last.max(target.publish_unchecked(shared, &[new])?.ticket);
+        last = last.max(target.publish_unchecked(shared, &[new], true)?.ticket);
     }
     Ok(last)
 }

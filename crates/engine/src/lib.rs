@@ -29,6 +29,7 @@ mod consumer;
 mod dead;
 mod engine;
 mod error;
+mod id;
 mod later;
 pub mod log;
 mod records;

@@ -2,6 +2,7 @@
 
 use crate::engine::Shared;
 use crate::error::EngineError;
+use crate::id::id_text;
 use crate::later::{Later, Receipt};
 use crate::log::{CommitObserver, Event, Log, LogStats, PayloadKind, Publish, RecordView, Signal, Ticket};
 use crate::records::{self, Folded};
@@ -126,7 +127,7 @@ impl StreamFold {
             if let Some(dedup) = &mut self.dedup
                 && let Some((_, Some(id))) = view.publish_key()
             {
-                dedup.insert(id.into(), view.seq, view.time);
+                dedup.insert(id_text(id)[..].into(), view.seq, view.time);
             }
             return Ok(());
         }
@@ -232,13 +233,15 @@ impl Stream {
     pub fn publish(&self, events: &[NewEvent<'_>]) -> Result<Published, EngineError> {
         let shared = self.shared()?;
         shared.admit()?;
-        self.publish_unchecked(&shared, events)
+        self.publish_unchecked(&shared, events, false)
     }
 
+    /// Publishes without asking for room; `again` also without asking whether the id was there before.
     pub(crate) fn publish_unchecked(
         &self,
         shared: &Arc<Shared>,
         events: &[NewEvent<'_>],
+        again: bool,
     ) -> Result<Published, EngineError> {
         let now = shared.clock.now();
         let mut published =
@@ -250,9 +253,13 @@ impl Stream {
         }
         let ticket = self.log.append(now, &mut |append| {
             for event in events {
-                if let (Some(dedup), Some(id)) = (&mut state.dedup, event.id) {
+                let key = match (&state.dedup, event.id) {
+                    (Some(_), Some(id)) => Some(Arc::<[u8]>::from(&*id_text(id))),
+                    _ => None,
+                };
+                if let (Some(dedup), Some(key), false) = (&mut state.dedup, &key, again) {
                     dedup.expire(now);
-                    if let Some(seq) = dedup.get(&Arc::from(id), now) {
+                    if let Some(seq) = dedup.get(key, now) {
                         published.duplicates += 1;
                         published.duplicate_of = seq;
                         continue;
@@ -266,8 +273,8 @@ impl Stream {
                     kind: event.kind,
                     payload: event.payload,
                 });
-                if let (Some(dedup), Some(id)) = (&mut state.dedup, event.id) {
-                    dedup.insert(id.into(), seq, now);
+                if let (Some(dedup), Some(key)) = (&mut state.dedup, key) {
+                    dedup.insert(key, seq, now);
                 }
                 if published.first == 0 {
                     published.first = seq;

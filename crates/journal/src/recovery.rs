@@ -28,7 +28,7 @@ pub struct Recovery {
 }
 
 /// Messages that one `gap` may declare lost; each costs 4 bytes of memory.
-pub(crate) const MAX_GAP: u64 = 1 << 28;
+pub(crate) const MAX_GAP: u64 = 1 << 26;
 
 #[derive(serde::Deserialize)]
 struct CutFields {

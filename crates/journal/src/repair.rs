@@ -7,6 +7,7 @@
 //! Undamaged segments are not touched, and a torn tail is left to the next start.
 
 use std::{
+    collections::HashSet,
     fmt,
     path::{Path, PathBuf},
 };
@@ -17,7 +18,7 @@ use crate::{
     recovery::MAX_GAP,
     segment::{self, FILLER, Header},
     storage::{OpenMode, Storage},
-    survey::{KeptKind, Survey, journal_dirs, read, segment_names, split_header, survey},
+    survey::{Kept, KeptKind, Survey, journal_dirs, read, segment_names, split_header, survey},
     verify::{Problem, ProblemKind, corrupt, fits},
 };
 
@@ -186,18 +187,25 @@ impl Repair<'_> {
         let header = self.new_header(path, number, bytes, survey, before, next)?;
         let mut out = header.encode();
         let mut seq = header.base;
-        for kept in &survey.kept {
-            let first = match kept.what {
-                KeptKind::Message(seq) | KeptKind::Lost(seq, _) => seq,
-                KeptKind::Other(seq) => seq + 1,
-            };
+        for kept in in_order(bytes, survey) {
+            let (first, after) = kept.what.span();
+            if first < seq {
+                // A second copy; reported as out of order. A range declared lost may reach further than what was found of it.
+                if let KeptKind::Lost(..) = kept.what {
+                    self.gap(path, &mut out, seq, after, header.salt)?;
+                    seq = seq.max(after);
+                }
+                continue;
+            }
+            if next.is_some_and(|next| after > next.base) {
+                let what = format!("a record of message {} in front of a segment that begins at it or before", after - 1);
+                self.done.problems.push(problem(path, 0, kept.offset as u64, ProblemKind::OutOfOrder(what)));
+                continue;
+            }
             self.gap(path, &mut out, seq, first, header.salt)?;
             out.extend_from_slice(&bytes[kept.offset..kept.offset + kept.len]);
             out.push(FILLER);
-            seq = match kept.what {
-                KeptKind::Message(seq) | KeptKind::Lost(_, seq) => seq + 1,
-                KeptKind::Other(seq) => seq + 1,
-            };
+            seq = after;
             self.done.saved += 1;
         }
         if let Some(next) = next {
@@ -207,19 +215,9 @@ impl Repair<'_> {
             record::push_number_field(&mut out, "was", next.prev);
             record::finish(&mut out, begin, header.salt);
         }
-        let aside = if found { Some(self.free_name(path)?) } else { None };
+        let aside = if found { Some(free_name(self.storage, path)?) } else { None };
         if self.apply {
-            if let Some(aside) = &aside {
-                self.write_new(aside, bytes)?;
-            }
-            let fresh = PathBuf::from(format!("{}.repair", path.display()));
-            match self.storage.remove(&fresh) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io("remove", &fresh, e)),
-                _ => {}
-            }
-            self.write_new(&fresh, &out)?;
-            self.storage.rename(&fresh, path).map_err(|e| JournalError::io("rename", &fresh, e))?;
-            self.sync_dir()?;
+            replace(self.storage, path, aside.as_deref().map(|aside| (aside, bytes)), &out)?;
         }
         self.done.rewritten.push((path.to_owned(), aside));
         Ok(Before { next_seq: seq, end: out.len() as u64, name: header.name })
@@ -240,10 +238,7 @@ impl Repair<'_> {
             (None, Some(old)) => old.base,
             // The first segment that is kept, with a header that cannot be read: its remains may say where it begins.
             (None, None) => {
-                let kept = survey.kept.first().map(|kept| match kept.what {
-                    KeptKind::Message(seq) | KeptKind::Lost(seq, _) => seq,
-                    KeptKind::Other(seq) => seq + 1,
-                });
+                let kept = in_order(bytes, survey).first().map(|kept| kept.what.span().0);
                 let limit = kept.or(next.map(|next| next.base));
                 let named = number_after(bytes, b"\"base\":").filter(|base| *base > 0);
                 let Some(base) = named.filter(|base| limit.is_none_or(|limit| *base <= limit)).or(limit) else {
@@ -293,18 +288,6 @@ impl Repair<'_> {
         Ok(())
     }
 
-    fn free_name(&self, path: &Path) -> Result<PathBuf, JournalError> {
-        free_name(self.storage, path)
-    }
-
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
-        write_new(self.storage, path, bytes)?;
-        self.sync_dir()
-    }
-
-    fn sync_dir(&self) -> Result<(), JournalError> {
-        self.storage.sync_dir(self.dir).map_err(|e| JournalError::io("sync", self.dir, e))
-    }
 }
 
 /// Puts a right checksum on every line of a segment file that was edited by hand, and says how many lines that were. What the file
@@ -339,15 +322,32 @@ pub fn fix_crc(storage: &dyn Storage, path: &Path) -> Result<u64, JournalError> 
     if fixed == 0 {
         return Ok(0);
     }
-    let Some(dir) = path.parent() else { return Ok(0) };
-    let sync = || storage.sync_dir(dir).map_err(|e| JournalError::io("sync", dir, e));
-    write_new(storage, &free_name(storage, path)?, &bytes)?;
-    sync()?;
-    let fresh = free_name(storage, &PathBuf::from(format!("{}.fix", path.display())))?;
-    write_new(storage, &fresh, &out)?;
-    storage.rename(&fresh, path).map_err(|e| JournalError::io("rename", &fresh, e))?;
-    sync()?;
+    let aside = free_name(storage, path)?;
+    replace(storage, path, Some((&aside, &bytes)), &out)?;
     Ok(fixed)
+}
+
+/// Puts `new` in the place of `path` in one step, with a durable copy of what it was made first.
+fn replace(
+    storage: &dyn Storage,
+    path: &Path,
+    aside: Option<(&Path, &[u8])>,
+    new: &[u8],
+) -> Result<(), JournalError> {
+    let dir = path.parent().unwrap_or(path);
+    let sync = || storage.sync_dir(dir).map_err(|e| JournalError::io("sync", dir, e));
+    if let Some((aside, old)) = aside {
+        write_new(storage, aside, old)?;
+        sync()?;
+    }
+    let fresh = PathBuf::from(format!("{}.new", path.display()));
+    match storage.remove(&fresh) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io("remove", &fresh, e)),
+        _ => {}
+    }
+    write_new(storage, &fresh, new)?;
+    storage.rename(&fresh, path).map_err(|e| JournalError::io("rename", &fresh, e))?;
+    sync()
 }
 
 /// `path.damaged-N` with the first N that is free.
@@ -367,6 +367,18 @@ fn write_new(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<(), Jou
 
 fn problem(path: &Path, line: u64, offset: u64, kind: ProblemKind) -> Problem {
     Problem { path: path.to_owned(), line, offset, bytes: 0, kind }
+}
+
+/// The records of a segment in the order of their numbers. Where nothing is out of order that is the order of the file.
+fn in_order<'a>(bytes: &[u8], survey: &'a Survey) -> Vec<&'a Kept> {
+    let mut all: Vec<&Kept> = survey.kept.iter().collect();
+    if !survey.strays.is_empty() {
+        all.extend(&survey.strays);
+        all.sort_by_key(|kept| (kept.what.span(), kept.offset));
+        let mut seen = HashSet::new();
+        all.retain(|kept| seen.insert(&bytes[kept.offset..kept.offset + kept.len]));
+    }
+    all
 }
 
 /// The first line, where the remains of a header are.

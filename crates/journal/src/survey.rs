@@ -78,6 +78,8 @@ pub(crate) struct Survey {
     pub(crate) salt: Option<u32>,
     /// The valid records in the right order.
     pub(crate) kept: Vec<Kept>,
+    /// Valid records behind others that should come later.
+    pub(crate) strays: Vec<Kept>,
     pub(crate) problems: Vec<Problem>,
     /// Where the records end; filler and a torn tail are left out.
     pub(crate) end: u64,
@@ -107,6 +109,17 @@ pub(crate) enum KeptKind {
     Other(u64),
 }
 
+impl KeptKind {
+    /// The first message that may stand before it no more, and the one that must follow.
+    pub(crate) fn span(self) -> (u64, u64) {
+        match self {
+            Self::Message(seq) => (seq, seq.saturating_add(1)),
+            Self::Lost(first, last) => (first, last.saturating_add(1)),
+            Self::Other(seq) => (seq.saturating_add(1), seq.saturating_add(1)),
+        }
+    }
+}
+
 /// Reads one segment. `expected` is the first message that should be in it, if known.
 pub(crate) fn survey(path: &Path, bytes: &[u8], number: u64, expected: Option<u64>, is_last: bool) -> Survey {
     let mut reading = Reading {
@@ -116,6 +129,7 @@ pub(crate) fn survey(path: &Path, bytes: &[u8], number: u64, expected: Option<u6
             header: None,
             salt: None,
             kept: Vec::new(),
+            strays: Vec::new(),
             problems: Vec::new(),
             end: 0,
             was: None,
@@ -277,8 +291,9 @@ impl Reading<'_> {
         };
         let expected = self.survey.next_seq;
         if first < expected || first == 0 {
-            let what = format!("a record of message {} where {expected} was expected", view.seq);
-            return self.problem(ProblemKind::OutOfOrder(what));
+            let text = format!("a record of message {} where {expected} was expected", view.seq);
+            self.survey.strays.push(Kept { offset, len, what });
+            return self.problem(ProblemKind::OutOfOrder(text));
         }
         if first > expected {
             self.problem(ProblemKind::MissingMessages { first: expected, last: first - 1 });

@@ -180,12 +180,12 @@ fn truncated_and_overwritten_at_every_byte() {
 
 #[test]
 fn truncated_and_overwritten_inside_a_commit_of_many() {
-    every_cut(&log(Setup::default(), 10), 7);
+    every_cut(&log(Setup::default(), 10), 13);
 }
 
 #[test]
 fn truncated_and_overwritten_with_space_written_ahead() {
-    every_cut(&log(Setup { preallocate: true, ..Setup::default() }, 4), 11);
+    every_cut(&log(Setup { preallocate: true, ..Setup::default() }, 4), 17);
 }
 
 #[test]

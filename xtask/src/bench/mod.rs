@@ -6,6 +6,7 @@ mod goals;
 mod loader;
 #[cfg(test)]
 mod loader_tests;
+mod machine;
 mod memory;
 mod recovery;
 mod report;
@@ -129,7 +130,10 @@ fn speed_rows(ours: &Path, size: &Size, publish: bool, deliver: bool, report: &m
             .facts
             .push(format!("{} is not on this system: {} was left out.", missing.name, missing.needed_for));
     }
+    report.facts.push(machine::disk(size.time / 4)?);
+    let mut busiest = 0.0_f64;
     for round in 1..=size.rounds {
+        busiest = busiest.max(machine::busy(Duration::from_millis(500))?);
         for load in &loads {
             for kind in load.servers() {
                 if !size.servers.contains(kind) || kind.program(ours).is_none() {
@@ -154,6 +158,10 @@ fn speed_rows(ours: &Path, size: &Size, publish: bool, deliver: bool, report: &m
             }
         }
     }
+    let verdict = if busiest > 10.0 { ": others were at work, the figures are low and uneven." } else { "." };
+    report.facts.push(format!(
+        "Before the rounds, with no server running, up to {busiest:.0} % of the CPU was busy{verdict}"
+    ));
     report.goals = goals::of(report, publish, deliver);
     Ok(())
 }

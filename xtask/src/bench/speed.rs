@@ -28,7 +28,7 @@ pub(crate) enum Load {
 pub(crate) const ONE: Load = Load::Publish { conns: 1, window: 1 };
 pub(crate) const MANY: Load = Load::Publish { conns: 50, window: 1 };
 pub(crate) const DEEP: Load = Load::Publish { conns: 50, window: 32 };
-pub(crate) const BULK: Load = Load::Bulk { conns: 4, window: 1, batch: 512 };
+pub(crate) const BULK: Load = Load::Bulk { conns: 4, window: 2, batch: 512 };
 pub(crate) const DELIVER: Load = Load::Deliver { conns: 50, window: 32 };
 
 /// Events in flight at the subscriber of postroad.

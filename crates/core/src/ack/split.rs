@@ -38,8 +38,13 @@ impl AckToken {
     /// ```
     pub fn fan_out(self, parts: NonZeroUsize) -> Vec<Self> {
         let parts = parts.get();
-        let state =
-            FanState { open: parts, worst: Outcome::Ack, root: Some(self), settled: None, waiting: Vec::new() };
+        let state = FanState {
+            open: parts,
+            worst: Outcome::Ack,
+            root: Some(self),
+            settled: None,
+            waiting: Vec::new(),
+        };
         let root = Arc::new(FanOut(Mutex::new(state)));
         let sink: Arc<dyn AckSink> = Arc::new(FanSink(root));
         (0..parts).map(|part| Self::new(Arc::clone(&sink), part as u64, 0)).collect()

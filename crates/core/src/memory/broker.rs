@@ -96,7 +96,8 @@ impl Broker {
             return Ticket::confirmed(Some(position), true);
         }
         let Some(position) = self.append(envelope, Spare::Kept, now) else {
-            let text = "the log is full of messages that subscriptions wait for: settle them, or raise the limits";
+            let text =
+                "the log is full of messages that subscriptions wait for: settle them, or raise the limits";
             return Ticket::refused(error(ErrorKind::Busy, text));
         };
         self.dedup.insert(key, position, now.as_millis());
@@ -107,12 +108,14 @@ impl Broker {
     fn admit(&self, envelope: &Envelope) -> Result<()> {
         self.open()?;
         if envelope.subject.is_reserved() {
-            let text = format!("`{}` belongs to the broker: publish to a subject without `$`", envelope.subject);
+            let text =
+                format!("`{}` belongs to the broker: publish to a subject without `$`", envelope.subject);
             return Err(error(ErrorKind::Rejected, text));
         }
         let (bytes, max) = (envelope.len_bytes(), self.options.max_message_bytes);
         if bytes > max {
-            let text = format!("the message has {bytes} bytes, the limit is {max}: raise `max_message_bytes`");
+            let text =
+                format!("the message has {bytes} bytes, the limit is {max}: raise `max_message_bytes`");
             return Err(error(ErrorKind::TooLarge, text));
         }
         Ok(())
@@ -178,10 +181,14 @@ impl Broker {
             return Err(error(ErrorKind::Internal, "a subscription vanished"));
         };
         if !group.consumers.is_empty() && !(group.shared && options.group) {
-            let text = format!("`{}` has a consumer: subscribe all of them as a group, or end that one", group.title());
+            let text = format!(
+                "`{}` has a consumer: subscribe all of them as a group, or end that one",
+                group.title()
+            );
             return Err(error(ErrorKind::Busy, text));
         }
-        self.consumers = self.consumers.checked_add(1).ok_or_else(|| error(ErrorKind::Busy, "out of consumer ids"))?;
+        self.consumers =
+            self.consumers.checked_add(1).ok_or_else(|| error(ErrorKind::Busy, "out of consumer ids"))?;
         group.shared = options.group;
         group.mailbox.set_policy(policy(options));
         let window = Window { count: options.window.count.get(), bytes: options.window.bytes };
@@ -213,7 +220,9 @@ impl Broker {
         let now = self.see(now);
         let mut records = std::mem::take(&mut self.records);
         let Some(group) = self.group(seat) else { return };
-        let Some(at) = group.consumers.iter().position(|consumer| consumer.id == seat.consumer) else { return };
+        let Some(at) = group.consumers.iter().position(|consumer| consumer.id == seat.consumer) else {
+            return;
+        };
         let mut gone = group.consumers.remove(at);
         let waker = gone.waker.take();
         if group.name.is_none() {
@@ -257,7 +266,13 @@ impl Broker {
                 if place.expires <= now {
                     let verdict = Verdict::Discard;
                     // It was taken a line above, so it is in flight.
-                    let _ = group.mailbox.settle(seat.consumer, one.seq, verdict, now.as_millis(), &mut self.records);
+                    let _ = group.mailbox.settle(
+                        seat.consumer,
+                        one.seq,
+                        verdict,
+                        now.as_millis(),
+                        &mut self.records,
+                    );
                     expired += 1;
                     continue;
                 }
@@ -310,9 +325,12 @@ impl Broker {
                 (Verdict::Dead { reason }, self.see(clock()))
             }
         };
-        let (is_dead, is_retry) = (matches!(verdict, Verdict::Dead { .. }), matches!(verdict, Verdict::Retry { .. }));
+        let (is_dead, is_retry) =
+            (matches!(verdict, Verdict::Dead { .. }), matches!(verdict, Verdict::Retry { .. }));
         let group = self.groups.get_mut(seat.group).and_then(Option::as_mut);
-        let Some(group) = group.filter(|group| group.is_current(number, attempt)) else { return Err(self.late()) };
+        let Some(group) = group.filter(|group| group.is_current(number, attempt)) else {
+            return Err(self.late());
+        };
         if group.mailbox.settle(seat.consumer, number, verdict, now.as_millis(), &mut self.records).is_err() {
             return Err(self.late());
         }
@@ -470,7 +488,8 @@ impl Broker {
         let groups = self.groups.iter().flatten();
         let leases = groups.clone().filter_map(|group| group.mailbox.next_deadline());
         let drains = groups.flat_map(|group| &group.consumers).filter(|consumer| consumer.waker.is_some());
-        let drains = drains.filter_map(|consumer| consumer.drain.as_ref()).map(|drain| drain.deadline.as_millis());
+        let drains =
+            drains.filter_map(|consumer| consumer.drain.as_ref()).map(|drain| drain.deadline.as_millis());
         leases.chain(drains).filter(|millis| *millis < u64::MAX).min().map(Timestamp::from_millis)
     }
 
@@ -502,8 +521,11 @@ impl Broker {
         if open > 0 && !late && !closed {
             return None;
         }
-        let report =
-            DrainReport { settled: drain.settled, returned: drain.in_flight.saturating_sub(drain.settled), timed_out: late };
+        let report = DrainReport {
+            settled: drain.settled,
+            returned: drain.in_flight.saturating_sub(drain.settled),
+            timed_out: late,
+        };
         self.leave(seat, now);
         Some(report)
     }
@@ -531,5 +553,8 @@ impl Broker {
 }
 
 fn stale() -> crate::Error {
-    error(ErrorKind::StaleToken, "the delivery is no longer this token's: its lease or its subscription ended")
+    error(
+        ErrorKind::StaleToken,
+        "the delivery is no longer this token's: its lease or its subscription ended",
+    )
 }

@@ -83,7 +83,12 @@ impl MemorySubscription {
 }
 
 impl Subscription for MemorySubscription {
-    fn poll_fill(&mut self, cx: &mut Context<'_>, out: &mut Vec<Delivery>, max: usize) -> Poll<Result<usize>> {
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<Delivery>,
+        max: usize,
+    ) -> Poll<Result<usize>> {
         if self.draining {
             return Poll::Ready(Err(error(ErrorKind::Closed, "the subscription was drained")));
         }

@@ -88,7 +88,10 @@ impl Log {
     }
 
     /// Entries at `from` and after it, with their positions.
-    pub(super) fn range(&self, from: u64) -> impl DoubleEndedIterator<Item = (u64, &Entry)> + ExactSizeIterator {
+    pub(super) fn range(
+        &self,
+        from: u64,
+    ) -> impl DoubleEndedIterator<Item = (u64, &Entry)> + ExactSizeIterator {
         let from = from.clamp(self.first, self.next());
         let skip = (from - self.first) as usize;
         self.entries.range(skip..).enumerate().map(move |(index, entry)| (from + index as u64, entry))

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
-    Delivery, DrainReport, Envelope, ManualClock, MessageId, Outcome, Publisher, Receipt, StartAt, Subscription,
-    block_on, dead_letter,
+    Delivery, DrainReport, Envelope, ManualClock, MessageId, Outcome, Publisher, Receipt, StartAt,
+    Subscription, block_on, dead_letter,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -174,7 +174,8 @@ fn the_last_delivery_without_ack_makes_a_dead_letter() {
     assert_eq!(headers.get_text(dead_letter::REASON), Some("deliveries exhausted"));
     assert_eq!(headers.get(dead_letter::ATTEMPTS).unwrap().as_i64(), Some(2));
     assert_eq!(headers.get(dead_letter::POSITION).unwrap().as_i64(), Some(1));
-    let times = [dead_letter::FIRST_FAILURE, dead_letter::LAST_FAILURE].map(|name| headers.get(name).cloned());
+    let times =
+        [dead_letter::FIRST_FAILURE, dead_letter::LAST_FAILURE].map(|name| headers.get(name).cloned());
     assert_eq!(times, [1_000_000, 1_001_000].map(|ms| Some(Timestamp::from_millis(ms).into())));
     assert_eq!(world.memory.stats().pending, 1, "only the dead letter itself");
 
@@ -351,11 +352,11 @@ fn the_same_id_on_the_same_subject_is_a_duplicate() {
 #[test]
 fn what_cannot_be_published() {
     let world = World::bounded(Options { max_message_bytes: 10, ..Options::default() });
-    let refused = |subject: &str, payload: &'static str| {
-        match world.send(Envelope::new(subject.parse().unwrap(), payload)) {
-            Receipt::Refused(error) => error.kind(),
-            other => panic!("{other:?}"),
-        }
+    let refused = |subject: &str, payload: &'static str| match world
+        .send(Envelope::new(subject.parse().unwrap(), payload))
+    {
+        Receipt::Refused(error) => error.kind(),
+        other => panic!("{other:?}"),
     };
     assert_eq!(refused("$dead/jobs", "x"), ErrorKind::Rejected);
     assert_eq!(refused("jobs", "1234567"), ErrorKind::TooLarge);
@@ -497,10 +498,16 @@ fn after_close_everything_is_closed() {
     block_on(world.memory.close()).unwrap();
     assert_eq!(kind(held.ack().wait()), ErrorKind::Closed);
     assert_eq!(world.refused(on("jobs")), ErrorKind::Closed);
-    assert!(matches!(world.send(Envelope::new("a".parse().unwrap(), "")), Receipt::Refused(e) if e.kind() == ErrorKind::Closed));
+    assert!(
+        matches!(world.send(Envelope::new("a".parse().unwrap(), "")), Receipt::Refused(e) if e.kind() == ErrorKind::Closed)
+    );
     let mut cx = Context::from_waker(Waker::noop());
-    assert!(matches!(jobs.poll_fill(&mut cx, &mut Vec::new(), 1), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed));
-    assert!(matches!(world.publisher.poll_ready(&mut cx), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed));
+    assert!(
+        matches!(jobs.poll_fill(&mut cx, &mut Vec::new(), 1), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed)
+    );
+    assert!(
+        matches!(world.publisher.poll_ready(&mut cx), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed)
+    );
 }
 
 #[test]

@@ -84,6 +84,9 @@ pub struct Record {
 
 pub fn describe(view: &RecordView<'_>) -> Result<Record, String> {
     let line = std::str::from_utf8(view.line).map_err(|e| e.to_string())?;
+    if view.kind == "gap" {
+        return Ok(Record { seq: view.seq, kind: "gap".into(), content: String::new() });
+    }
     let key = if view.kind == "pub" { ",\"e\":" } else { ",\"x\":" };
     let start = line.find(key).ok_or("no content")? + key.len();
     let content = line[start..line.len() - TAIL_LEN].to_owned();

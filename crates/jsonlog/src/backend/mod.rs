@@ -8,7 +8,7 @@
 //! and nothing else to say, goes verbatim; everything else in a wrapper that gives every field and every byte back.
 //! `docs/jsonlog-backend.md` describes it.
 //!
-//! Needs a Tokio runtime. For the engine in this process there is no need of this backend: it has one of its own.
+//! Needs a Tokio runtime. For an engine in this process a backend on the engine itself is the right one, not a socket.
 //!
 //! ```no_run
 //! use postroad_core::{Envelope, PublisherExt, Registry, SubscribeOptions, SubscriptionExt};

@@ -40,12 +40,13 @@ pub fn check_event(json: &str) -> Result<EventKey<'_>, String> {
     let id = match fields.id.map(RawValue::get) {
         None | Some("null") => None,
         Some(text) if matches!(text.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')) => {
-            if text.len() > MAX_ID + 2 {
-                return Err(format!("id is longer than {MAX_ID} bytes"));
-            }
             // A lone surrogate passes where nothing is decoded; as an id it must be text.
-            if text.contains('\\') {
-                serde_json::from_str::<String>(text).map_err(|error| format!("id: {error}"))?;
+            let len = match text.contains('\\') {
+                true => serde_json::from_str::<String>(text).map_err(|error| format!("id: {error}"))?.len(),
+                false => text.trim_matches('"').len(),
+            };
+            if len > MAX_ID {
+                return Err(format!("id is longer than {MAX_ID} bytes"));
             }
             Some(text)
         }

@@ -91,10 +91,15 @@ impl Hub {
         true
     }
 
-    pub(super) fn greeting(&self, sync: &str) -> String {
+    pub(super) fn greeting(&self, sync: &str, dedup: std::time::Duration) -> String {
+        let dedup = match dedup.as_millis() {
+            0 => String::new(),
+            millis if millis % 1000 == 0 => format!(" dedup={}s", millis / 1000),
+            millis => format!(" dedup={millis}ms"),
+        };
         let auth = if self.tokens.is_empty() { "none" } else { "token" };
         format!(
-            "hello postroad/{} jsonlog/{VERSION} sync={sync} max_line={} auth={auth}",
+            "hello postroad/{} jsonlog/{VERSION} sync={sync} max_line={} auth={auth}{dedup}",
             env!("CARGO_PKG_VERSION"),
             self.limits.max_line
         )

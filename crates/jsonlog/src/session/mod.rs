@@ -95,7 +95,7 @@ impl Session {
     pub fn new(engine: Arc<Engine>, hub: Arc<Hub>, signal: Arc<dyn Signal>) -> Self {
         let authorized = hub.tokens.is_empty();
         let mut replies = Replies::default();
-        replies.text(hub.greeting(engine.sync_mode()));
+        replies.text(hub.greeting(engine.sync_mode(), engine.config().dedup_window));
         hub.connected();
         Self {
             engine,

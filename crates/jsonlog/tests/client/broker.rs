@@ -9,8 +9,8 @@ use postroad_jsonlog::server::{Server, ServerConfig};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-pub struct Broker {
-    pub url: String,
+pub(crate) struct Broker {
+    pub(crate) url: String,
     engine: Arc<Engine>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
@@ -18,11 +18,11 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_, _| {}).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut EngineConfig, &mut ServerConfig)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut EngineConfig, &mut ServerConfig)) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut engine = EngineConfig {
             data: Some(data.path().to_owned()),
@@ -47,12 +47,12 @@ impl Broker {
         Self { url, engine, stop: Some(stop), running, _data: data }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.url, ClientOptions::default()).await.unwrap()
     }
 
     /// Stops it the orderly way.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             stop.send(()).unwrap();
             (&mut self.running).await.unwrap();
