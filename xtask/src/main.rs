@@ -28,8 +28,8 @@ cargo xtask COMMAND
                 [--binary FILE] [--json FILE] [--svg FILE] [--check]
         The JSON-log door against Redis Streams and beanstalkd, all of them durable before they
         answer. --only: one or more of publish,deliver,scale,recovery,memory. --servers: one or
-        more of postroad,redis,beanstalkd. --check fails when a goal is missed. Writes
-        target/bench/jsonlog.json and .svg.
+        more of postroad,redis,beanstalkd. --check fails when a goal is missed. --quick is a
+        short run without goals. Writes target/bench/jsonlog.json and .svg.
   peers Fetches the peers of the bench and the tools of the tests into target/peers and says where
         they are. Installs nothing.
 ";

@@ -34,8 +34,13 @@ impl AckFloor {
     }
 
     /// Settles `first..=last`.
+    #[inline]
     pub fn settle(&mut self, first: u64, last: u64) {
         if last <= self.floor {
+            return;
+        }
+        if first == self.floor + 1 && self.above.is_empty() {
+            self.floor = last;
             return;
         }
         if first <= self.floor + 1 {

@@ -119,6 +119,16 @@ fn every_waiting_part_wakes_when_the_root_is_confirmed() {
 }
 
 #[test]
+fn a_part_that_waits_wakes_when_the_last_one_settles() {
+    let mut all = parts(AckToken::new(book(), 1, 0), 2);
+    let early = all.pop().unwrap().settle(Outcome::Ack);
+    let waiting = std::thread::spawn(move || early.wait());
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    all.pop().unwrap().settle(Outcome::Ack);
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
 fn joined_tokens_share_the_verdict_and_the_first_error() {
     let book = book();
     *book.open.lock().unwrap() = Some(Vec::new());

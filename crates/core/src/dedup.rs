@@ -146,7 +146,7 @@ mod tests {
                 }
                 prop_assert!(window.len() <= count);
                 prop_assert_eq!(window.iter().count(), window.len());
-                prop_assert_eq!(window.is_empty(), window.len() == 0);
+                prop_assert_eq!(window.is_empty(), window.iter().next().is_none());
             }
         }
     }

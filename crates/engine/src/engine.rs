@@ -236,9 +236,14 @@ impl Engine {
         self.shared.admit()
     }
 
-    /// Gets the commit of what was appended going; `inline` allows to run it on this thread.
-    pub fn flush(&self, inline: bool) {
-        self.shared.store.flush(inline);
+    /// Gets the commit of what was appended going; `inline` allows to run it on this thread: true if it did.
+    pub fn flush(&self, inline: bool) -> bool {
+        self.shared.store.flush(inline)
+    }
+
+    /// How long a thread has been committing inline, if one is: whoever lends the thread should see that others run.
+    pub fn inline_for(&self) -> Option<Duration> {
+        self.shared.store.inline_for()
     }
 
     /// Everything up to this ticket is committed.

@@ -230,9 +230,15 @@ impl Stream {
 
     /// Appends messages, in order, to one commit or consecutive ones. They are stored when the ticket of the result is
     /// committed; call [`crate::Engine::flush`] after a group of calls.
+    ///
+    /// A full commit queue is no reason to refuse: whoever reads from a network asks [`crate::Engine::admit`] before it
+    /// reads more.
     pub fn publish(&self, events: &[NewEvent<'_>]) -> Result<Published, EngineError> {
         let shared = self.shared()?;
-        shared.admit()?;
+        match shared.admit() {
+            Ok(()) | Err(EngineError::Busy) => {}
+            Err(error) => return Err(error),
+        }
         self.publish_unchecked(&shared, events, false)
     }
 

@@ -11,9 +11,9 @@ use crate::storage::{LockGuard, Storage, StorageFile};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Which commit a record is part of. Committed when [`Committer::committed`] has reached it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,6 +132,9 @@ pub struct Committer {
     free: AtomicU64,
     stalled: AtomicBool,
     bytes: AtomicU64,
+    started: Instant,
+    // When an inline commit began, in microseconds since `started`; 0: none runs.
+    inline_since: AtomicU64,
     failed: Mutex<Option<Arc<str>>>,
     has_failed: AtomicBool,
 }
@@ -175,6 +178,8 @@ impl Committer {
             free: AtomicU64::new(free),
             stalled: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
+            started: Instant::now(),
+            inline_since: AtomicU64::new(0),
             failed: Mutex::new(None),
             has_failed: AtomicBool::new(false),
         }))
@@ -272,25 +277,33 @@ impl Committer {
 
     /// Gets the commit of what was appended going. With `inline`, runs it on this thread if nobody else is about to.
     ///
-    /// Call once after a group of appends, with no lock of yours held: observers are called.
-    pub fn flush(&self, inline: bool) {
-        if inline && self.quiet.load(Ordering::Relaxed) {
-            match self.running.try_lock() {
-                Ok(mut running) => {
-                    // An error is kept for everybody who asks.
-                    let _ = self.cycle(&mut running);
-                    drop(running);
-                    if lock(&self.queue).dirty.is_empty() {
-                        return;
-                    }
-                }
-                Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => {}
-            }
+    /// Call once after a group of appends, with no lock of yours held: observers are called. True if this thread committed.
+    pub fn flush(&self, inline: bool) -> bool {
+        let mut committed = false;
+        if inline
+            && self.quiet.load(Ordering::Relaxed)
+            && let Ok(mut running) = self.running.try_lock()
+        {
+            self.inline_since.store(self.micros(), Ordering::Relaxed);
+            // An error is kept for everybody who asks.
+            committed = self.cycle(&mut running).is_ok_and(|did| did);
+            self.inline_since.store(0, Ordering::Relaxed);
         }
         let queue = lock(&self.queue);
         if queue.sleeping && !queue.dirty.is_empty() {
             self.work.notify_one();
         }
+        committed
+    }
+
+    /// How long a thread of the owner has been committing inline, if one is. A disk that hangs holds it.
+    pub fn inline_for(&self) -> Option<Duration> {
+        let since = self.inline_since.load(Ordering::Relaxed);
+        (since > 0).then(|| Duration::from_micros(self.micros().saturating_sub(since)))
+    }
+
+    fn micros(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64 + 1
     }
 
     /// Runs one cycle on this thread; false if there was nothing to do.

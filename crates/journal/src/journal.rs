@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 const RESERVE: u64 = 4 << 10;
 /// The largest step in which filler is written ahead.
 const MAX_FILLER: u64 = 1 << 20;
+static FILLER_AHEAD: [u8; MAX_FILLER as usize] = [FILLER; MAX_FILLER as usize];
 /// Offsets in the index are 32 bits.
 const MAX_SEGMENT: u64 = 2 << 30;
 /// The index entry of a message that `repair` could not save.
@@ -364,7 +365,7 @@ impl Inner {
     pub(crate) fn write_front(
         self: &Arc<Self>,
     ) -> Result<Option<(Arc<dyn StorageFile>, PathBuf, u64)>, JournalError> {
-        let (mut bytes, number, offset, file, path, allocated, header) = {
+        let (bytes, number, offset, file, path, allocated, header) = {
             let mut state = lock(&self.state);
             let Some(batch) = state.queue.front_mut() else { return Ok(None) };
             // From here on nothing is added to this batch: see `Writer::append`.
@@ -380,9 +381,7 @@ impl Inner {
             let header = segment.file.is_none().then(|| segment.header.clone());
             (bytes, number, offset, segment.file.clone(), segment.path.clone(), segment.allocated, header)
         };
-        let len = bytes.len();
-        let result = self.write(&mut bytes, offset, file, &path, allocated, header.as_ref());
-        bytes.truncate(len);
+        let result = self.write(&bytes, offset, file, &path, allocated, header.as_ref());
         let mut state = lock(&self.state);
         if let Some(batch) = state.queue.front_mut() {
             batch.bytes = bytes;
@@ -407,7 +406,7 @@ impl Inner {
 
     fn write(
         &self,
-        bytes: &mut Vec<u8>,
+        bytes: &[u8],
         offset: u64,
         file: Option<Arc<dyn StorageFile>>,
         path: &Path,
@@ -419,31 +418,21 @@ impl Inner {
             (None, Some(header)) => self.create(path, header)?,
             (None, None) => return Err(JournalError::Failed("a segment has neither file nor header".into())),
         };
-        let end = offset + bytes.len() as u64;
-        let len = bytes.len();
-        if self.committer.options.preallocate && end + RESERVE > allocated {
-            // Small commits go over filler and change no file size; large ones do not pay for it.
-            let ahead = match len as u64 {
-                n if n >= 64 << 10 => RESERVE,
-                _ => end.clamp(4 * RESERVE, MAX_FILLER),
-            };
-            bytes.resize(len + ahead as usize, FILLER);
-            match file.write_at(bytes, offset) {
-                Ok(()) => {
-                    let end = offset + bytes.len() as u64;
-                    return Ok((file, end.max(allocated), bytes.len() as u64));
-                }
-                Err(error) => {
-                    let error = JournalError::io("write", path, error);
-                    if !error.is_disk_full() {
-                        return Err(error);
-                    }
-                    bytes.truncate(len);
-                }
+        file.write_at(bytes, offset).map_err(|e| JournalError::io("write", path, e))?;
+        let len = bytes.len() as u64;
+        let end = offset + len;
+        if !self.committer.options.preallocate || end + RESERVE <= allocated {
+            return Ok((file, end.max(allocated), len));
+        }
+        // Small commits go over filler and change no file size; large ones do not pay for it.
+        let ahead = if len >= 16 << 10 { 2 * RESERVE } else { (256 * len).clamp(4 * RESERVE, MAX_FILLER) };
+        match file.write_at(&FILLER_AHEAD[..ahead as usize], end) {
+            Ok(()) => Ok((file, end + ahead, len + ahead)),
+            Err(error) => {
+                let error = JournalError::io("write", path, error);
+                if error.is_disk_full() { Ok((file, end.max(allocated), len)) } else { Err(error) }
             }
         }
-        file.write_at(bytes, offset).map_err(|e| JournalError::io("write", path, e))?;
-        Ok((file, end.max(allocated), len as u64))
     }
 
     /// The header is durable before any record: a segment without one was never used.
@@ -489,10 +478,12 @@ impl Inner {
             self.committer.queued.fetch_sub(batch.bytes.len() as u64, Ordering::Relaxed);
             state.committed_seq = state.committed_seq.max(batch.last_seq);
             let seq = state.committed_seq;
+            let number = batch.number;
             self.keep(&mut state, batch);
             // The empty batch that took the place of the front one: forget it, or enlist it.
             match state.queue.front() {
-                Some(next) if next.empty && state.queue.len() == 1 && next.bytes.is_empty() => {
+                // That of a new segment makes its file, and must not be forgotten.
+                Some(next) if next.empty && state.queue.len() == 1 && next.number == number => {
                     state.queue.clear();
                 }
                 Some(_) => {

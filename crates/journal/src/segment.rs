@@ -184,8 +184,10 @@ pub fn scan(
 fn damaged(bytes: &[u8], at: usize, lines: u64, salt: u32, what: &str) -> Scan {
     let mut next = at;
     // Up to the first LF, or the second one if the first is the byte that changed.
-    let ends = memchr::memchr_iter(b'\n', &bytes[at..]).take(2);
-    let mut torn = !ends.into_iter().any(|len| syndrome::one_byte_off(&bytes[at..at + len], salt));
+    let mut ends = memchr::memchr_iter(b'\n', &bytes[at..]).take(2);
+    // A lost sector that ends with the first byte of a record leaves that, too.
+    let lost_first = at % SECTOR == SECTOR - 1 && matches!(bytes[at], FILLER | 0);
+    let mut torn = lost_first || !ends.any(|len| syndrome::one_byte_off(&bytes[at..at + len], salt));
     while let Some(len) = memchr::memchr(b'\n', &bytes[next..]) {
         let line = &bytes[next..next + len];
         if let Some(skip) = valid_end(line, salt) {

@@ -127,3 +127,17 @@ fn every_line_of_every_file_is_json() {
     }
     assert!(lines > 30);
 }
+
+#[test]
+fn an_empty_segment_between_others_is_no_damage() {
+    let setup = Setup::default();
+    let storage = SimStorage::new(0);
+    let mut run = Run::new(&setup, &storage);
+    let roll = [Step::Roll { log: 0 }, Step::Commit];
+    run.run(&[Step::Publish { log: 0, sizes: vec![0] }]).unwrap();
+    run.run(&roll).unwrap();
+    run.run(&roll).unwrap();
+    storage.crash(CrashMode::DropUnsynced);
+    run.open().unwrap().unwrap();
+    check_reads(&run);
+}

@@ -215,30 +215,40 @@ fn a_segment_whose_header_was_never_finished_is_set_aside() {
     }
 }
 
+/// Loses each sector of the last commit, whose records have these sizes, behind a record of `pad` bytes.
+fn lose_each_sector(preallocate: bool, pad: usize, sizes: &[usize]) {
+    let setup = Setup { preallocate, segment_bytes: 1 << 20, ..Setup::default() };
+    let storage = SimStorage::new(1);
+    let mut run = Run::new(&setup, &storage);
+    run.run(&[Step::Publish { log: 0, sizes: vec![pad] }, Step::Commit]).unwrap();
+    let (path, before) = common::segments(&storage, &setup.dir(0)).remove(0);
+    run.run(&[Step::Publish { log: 0, sizes: sizes.to_vec() }, Step::Commit]).unwrap();
+    let after = storage.read_file(&path).unwrap();
+    let filler = if preallocate { b'\n' } else { 0 };
+    let used = before.iter().rposition(|b| *b != b'\n').unwrap() + 2;
+    let end = after.iter().rposition(|b| *b != b'\n').unwrap() + 2;
+    for sector in used / 512..=(end - 1) / 512 {
+        let mut bytes = after.clone();
+        let lost = used.max(sector * 512)..bytes.len().min((sector + 1) * 512);
+        bytes[lost].fill(filler);
+        let disk = storage.fork(1);
+        disk.put_file(&path, &bytes).unwrap();
+        let opened = setup.open(&disk).unwrap_or_else(|e| panic!("pad {pad}, sector {sector}: {e}"));
+        let count = opened.logs[0].2.len();
+        assert!(count > 0 && (count <= sizes.len() || bytes[..end] == after[..end]), "pad {pad}: {count}");
+    }
+}
+
 #[test]
 fn a_lost_sector_inside_the_last_commit_is_a_torn_tail() {
-    // One commit of many records over five sectors; what a disk leaves when it loses any of them but not those behind.
     for preallocate in [false, true] {
-        let setup = Setup { preallocate, segment_bytes: 1 << 20, ..Setup::default() };
-        let storage = SimStorage::new(1);
-        let mut run = Run::new(&setup, &storage);
-        run.run(&[Step::Publish { log: 0, sizes: vec![10; 3] }, Step::Commit]).unwrap();
-        let (path, before) = common::segments(&storage, &setup.dir(0)).remove(0);
-        run.run(&[Step::Publish { log: 0, sizes: vec![60; 15] }, Step::Commit]).unwrap();
-        let after = storage.read_file(&path).unwrap();
-        let filler = if preallocate { b'\n' } else { 0 };
-        let used = before.iter().rposition(|b| *b != b'\n').unwrap() + 2;
-        for lost in 0..after.len().min(2600) / 512 {
-            let sector = lost * 512..(lost + 1) * 512;
-            let mut bytes = after.clone();
-            for at in sector.clone().filter(|at| *at >= used) {
-                bytes[at] = filler;
-            }
-            let disk = storage.fork(1);
-            disk.put_file(&path, &bytes).unwrap();
-            let opened = setup.open(&disk).unwrap_or_else(|e| panic!("sector {lost}: {e}"));
-            let count = opened.logs[0].2.len();
-            assert!(sector.end <= used || (3..18).contains(&count), "sector {lost}: {count} records");
+        lose_each_sector(preallocate, 10, &[60; 15]);
+        // With the commit beginning, and ending, at every place in a sector.
+        for pad in 0..512 {
+            lose_each_sector(preallocate, pad, &[0]);
+        }
+        for pad in (0..512).step_by(11) {
+            lose_each_sector(preallocate, pad, &[1, 300, 40]);
         }
     }
 }

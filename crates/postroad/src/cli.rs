@@ -201,7 +201,7 @@ pub(crate) enum EventFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqCommand {
-    /// List dead letters: of every topic, or those of one
+    /// Count the dead letters of every topic that were not kicked yet, or list all that are kept of one
     Ls {
         topic: Option<String>,
         #[command(flatten)]
@@ -231,8 +231,14 @@ pub(crate) enum JournalCommand {
     #[command(after_help = EXIT_CODES)]
     Verify { dir: PathBuf },
     /// Print the records, one JSON line each
-    Cat { dir: PathBuf },
-    /// Cut a torn tail and set damaged segments aside, keeping every byte
+    Cat {
+        dir: PathBuf,
+        /// Only the records from this number on
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        from: u64,
+    },
+    /// Save what is whole of a damaged log; every byte of the damaged files is kept aside
+    #[command(after_help = EXIT_CODES)]
     Repair {
         dir: PathBuf,
         /// Really do it; without, only say what would be done

@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod config_cmd;
 mod exit;
+mod journal_cmd;
 mod logging;
 mod serve;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
         Command::Pub(args) => client::run(client::publish::run(args)),
         Command::Sub(args) => client::run(client::subscribe::run(args)),
         Command::Dlq(command) => client::run(client::dead_letters::run(command)),
-        _ => Ok(()),
+        Command::Journal(command) => journal_cmd::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -41,6 +41,7 @@ impl Leases {
         self.live
     }
 
+    #[inline]
     pub(super) fn insert(&mut self, lease: Lease) {
         self.live += 1;
         if self.slots.back().is_none_or(|back| back.seq < lease.seq) {
@@ -77,11 +78,52 @@ impl Leases {
 
     pub(super) fn remove(&mut self, seq: u64) -> Option<Lease> {
         let at = self.position(seq)?;
+        Some(self.remove_at(at))
+    }
+
+    /// Removes the lease of `seq` if `consumer` holds it.
+    #[inline]
+    pub(super) fn remove_held(&mut self, seq: u64, consumer: ConsumerId) -> Option<Lease> {
+        // In order, it is the first one, which is always live.
+        if let Some(&front) = self.slots.front()
+            && front.seq == seq
+        {
+            if front.consumer != consumer {
+                return None;
+            }
+            self.live -= 1;
+            self.slots.pop_front();
+            if self.slots.front().is_some_and(|slot| !slot.live) {
+                self.shrink();
+            }
+            return Some(front);
+        }
+        let at = self.position(seq)?;
+        if self.slots[at].consumer != consumer {
+            return None;
+        }
+        Some(self.remove_at(at))
+    }
+
+    fn remove_at(&mut self, at: usize) -> Lease {
         let lease = self.slots[at];
         self.slots[at].live = false;
         self.live -= 1;
         self.shrink();
-        Some(lease)
+        lease
+    }
+
+    /// The oldest one.
+    #[inline]
+    pub(super) fn front(&self) -> Option<&Lease> {
+        self.slots.front()
+    }
+
+    /// The first live one in `first..=last` with this deadline.
+    pub(super) fn first_due(&self, first: u64, last: u64, deadline: u64) -> Option<u64> {
+        let from = self.slots.partition_point(|slot| slot.seq < first);
+        let run = self.slots.range(from..).take_while(|slot| slot.seq <= last);
+        run.filter(|slot| slot.live && slot.deadline == deadline).map(|slot| slot.seq).next()
     }
 
     fn shrink(&mut self) {

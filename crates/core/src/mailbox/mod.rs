@@ -12,6 +12,7 @@
 //! | dying | a dead-letter verdict, deliveries exhausted | [`Mailbox::buried`], [`Mailbox::revive`] |
 //! | settled | a verdict of success, discard, buried, trimmed | — |
 
+mod deadlines;
 mod leases;
 mod ready;
 #[cfg(test)]
@@ -19,9 +20,10 @@ mod tests;
 
 use crate::ack_floor::AckFloor;
 use crate::retry::RetryPolicy;
+use deadlines::Deadlines;
 use leases::{Lease, Leases};
 use ready::Ready;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,8 +162,7 @@ pub struct Mailbox {
     policy: RetryPolicy,
     ready: Ready,
     leases: Leases,
-    // Lease deadlines in the order they were set; entries of settled leases are dropped lazily.
-    deadlines: VecDeque<(Millis, u64)>,
+    deadlines: Deadlines,
     delayed: BTreeSet<(Millis, u64)>,
     tried: BTreeMap<u64, Tried>,
     dying: BTreeSet<u64>,
@@ -176,7 +177,7 @@ impl Mailbox {
             policy,
             ready: Ready::default(),
             leases: Leases::default(),
-            deadlines: VecDeque::new(),
+            deadlines: Deadlines::default(),
             delayed: BTreeSet::new(),
             tried: BTreeMap::new(),
             dying: BTreeSet::new(),
@@ -232,7 +233,7 @@ impl Mailbox {
 
     /// Bytes of memory this mailbox holds beside its fixed size, roughly.
     pub fn memory(&self) -> usize {
-        self.ready.memory() + self.leases.len() * 64 + self.tried.len() * 96 + self.deadlines.capacity() * 16
+        self.ready.memory() + self.leases.len() * 64 + self.tried.len() * 96 + self.deadlines.capacity() * 24
     }
 
     /// Lets a consumer take messages. Attaching again replaces its window.
@@ -297,6 +298,7 @@ impl Mailbox {
     /// Gives `consumer` up to `max` messages, as its window allows; says how many.
     ///
     /// `size_of` tells the payload size of a message in bytes.
+    #[inline]
     pub fn take(
         &mut self,
         consumer: ConsumerId,
@@ -308,23 +310,26 @@ impl Mailbox {
         let Some(state) = self.consumers.get_mut(&consumer) else { return 0 };
         let deadline = now + millis(self.policy.ack_wait);
         let mut taken = 0;
-        while taken < max && state.count < state.window.count {
-            let Some((seq, priority)) = self.ready.pop() else { break };
-            let bytes = size_of(seq);
-            if state.count > 0 && state.bytes + u64::from(bytes) > state.window.bytes {
-                self.ready.unpop(seq, priority);
-                break;
+        'full: while taken < max && state.count < state.window.count {
+            let room = u64::from(state.window.count - state.count).min((max - taken) as u64);
+            let Some((first, last, priority)) = self.ready.pop(room) else { break };
+            for seq in first..=last {
+                let bytes = size_of(seq);
+                if state.count > 0 && state.bytes + u64::from(bytes) > state.window.bytes {
+                    self.ready.insert(seq, last, priority);
+                    break 'full;
+                }
+                let attempt = match self.tried.is_empty() {
+                    true => 1,
+                    false => self.tried.get(&seq).map_or(0, |t| t.failures.attempts).saturating_add(1),
+                };
+                state.count += 1;
+                state.bytes += u64::from(bytes);
+                self.leases.insert(Lease::new(seq, deadline, priority, consumer, attempt, bytes));
+                self.deadlines.push(deadline, seq);
+                out.push(Taken { seq, attempt, priority });
+                taken += 1;
             }
-            let attempt = match self.tried.is_empty() {
-                true => 1,
-                false => self.tried.get(&seq).map_or(0, |t| t.failures.attempts).saturating_add(1),
-            };
-            state.count += 1;
-            state.bytes += u64::from(bytes);
-            self.leases.insert(Lease::new(seq, deadline, priority, consumer, attempt, bytes));
-            push_deadline(&mut self.deadlines, deadline, seq);
-            out.push(Taken { seq, attempt, priority });
-            taken += 1;
         }
         taken
     }
@@ -340,6 +345,7 @@ impl Mailbox {
     }
 
     /// A verdict on one delivery.
+    #[inline]
     pub fn settle(
         &mut self,
         consumer: ConsumerId,
@@ -348,14 +354,13 @@ impl Mailbox {
         now: Millis,
         records: &mut Vec<Record>,
     ) -> Result<(), NotInFlight> {
-        if !self.holds(consumer, seq) {
-            return Err(NotInFlight);
-        }
         match verdict {
             Verdict::Ack | Verdict::Discard => {
-                self.release(seq);
+                let lease = self.leases.remove_held(seq, consumer).ok_or(NotInFlight)?;
+                self.released(&lease);
                 self.finish(seq, records);
             }
+            _ if !self.holds(consumer, seq) => return Err(NotInFlight),
             Verdict::Retry { after, reason } => {
                 self.fail(seq, after, reason, "deliveries exhausted", now, records);
             }
@@ -396,23 +401,16 @@ impl Mailbox {
         let lease = self.leases.get_mut(seq).filter(|lease| lease.consumer == consumer).ok_or(NotInFlight)?;
         if lease.deadline != deadline {
             lease.deadline = deadline;
-            push_deadline(&mut self.deadlines, deadline, seq);
+            self.deadlines.push(deadline, seq);
+            self.deadlines.release(seq, &self.leases);
         }
-        self.tidy_deadlines();
         Ok(())
     }
 
     /// Time has passed: leases expire, delays end.
     pub fn tick(&mut self, now: Millis, records: &mut Vec<Record>) {
-        while let Some(&(deadline, seq)) = self.deadlines.front() {
-            let live = self.leases.get(seq).is_some_and(|lease| lease.deadline == deadline);
-            if live && deadline > now {
-                break;
-            }
-            self.deadlines.pop_front();
-            if live {
-                self.fail(seq, None, None, "no verdict in time, deliveries exhausted", now, records);
-            }
+        while let Some(seq) = self.deadlines.ended(now) {
+            self.fail(seq, None, None, "no verdict in time, deliveries exhausted", now, records);
         }
         while let Some(&(due, seq)) = self.delayed.first() {
             if due > now {
@@ -432,7 +430,7 @@ impl Mailbox {
 
     /// When [`Mailbox::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<Millis> {
-        let lease = self.deadlines.front().map(|(deadline, _)| *deadline);
+        let lease = self.deadlines.next();
         let delay = self.delayed.first().map(|(due, _)| *due);
         match (lease, delay) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -506,14 +504,20 @@ impl Mailbox {
 
     fn release(&mut self, seq: u64) -> Option<Lease> {
         let lease = self.leases.remove(seq)?;
+        self.released(&lease);
+        Some(lease)
+    }
+
+    #[inline]
+    fn released(&mut self, lease: &Lease) {
         if let Some(consumer) = self.consumers.get_mut(&lease.consumer) {
             consumer.count -= 1;
             consumer.bytes -= u64::from(lease.bytes);
         }
-        self.tidy_deadlines();
-        Some(lease)
+        self.deadlines.release(lease.seq, &self.leases);
     }
 
+    #[inline]
     fn finish(&mut self, seq: u64, records: &mut Vec<Record>) {
         if !self.tried.is_empty() {
             self.tried.remove(&seq);
@@ -581,30 +585,6 @@ impl Mailbox {
         let mut failures = tried.failures.clone();
         failures.reason.get_or_insert_with(|| last_words.into());
         records.push(Record::Dying { seq, failures });
-    }
-
-    /// Keeps the deadline queue within a constant factor of what is in flight.
-    fn tidy_deadlines(&mut self) {
-        while let Some(&(deadline, seq)) = self.deadlines.front() {
-            if self.leases.get(seq).is_some_and(|lease| lease.deadline == deadline) {
-                break;
-            }
-            self.deadlines.pop_front();
-        }
-        if self.deadlines.len() > 64 && self.deadlines.len() > 4 * self.leases.len() {
-            let leases = &self.leases;
-            self.deadlines.retain(|(deadline, seq)| leases.get(*seq).is_some_and(|l| l.deadline == *deadline));
-        }
-    }
-}
-
-/// Deadlines nearly always come in order; a policy that got shorter may put one before others.
-fn push_deadline(deadlines: &mut VecDeque<(Millis, u64)>, deadline: Millis, seq: u64) {
-    if deadlines.back().is_none_or(|back| back.0 <= deadline) {
-        deadlines.push_back((deadline, seq));
-    } else {
-        let at = deadlines.partition_point(|entry| entry.0 <= deadline);
-        deadlines.insert(at, (deadline, seq));
     }
 }
 

@@ -45,28 +45,24 @@ impl Ready {
         }
     }
 
-    /// Takes the first message in order.
-    pub(super) fn pop(&mut self) -> Option<(u64, i64)> {
+    /// Takes the first messages in order, as many of one run as there are, at most `max`: first, last, priority.
+    pub(super) fn pop(&mut self, max: u64) -> Option<(u64, u64, i64)> {
         let mut class = self.classes.first_entry()?;
         let priority = class.key().0;
         let runs = class.get_mut();
         let front = runs.front_mut()?;
-        let seq = front.0;
-        if front.0 == front.1 {
+        let first = front.0;
+        let last = front.1.min(first.saturating_add(max.max(1) - 1));
+        if last == front.1 {
             runs.pop_front();
             if runs.is_empty() {
                 class.remove();
             }
         } else {
-            front.0 += 1;
+            front.0 = last + 1;
         }
-        self.count -= 1;
-        Some((seq, priority))
-    }
-
-    /// Puts back what [`Ready::pop`] just gave.
-    pub(super) fn unpop(&mut self, seq: u64, priority: i64) {
-        self.insert(seq, seq, priority);
+        self.count -= last - first + 1;
+        Some((first, last, priority))
     }
 
     /// Drops everything below `seq`; says how many there were.

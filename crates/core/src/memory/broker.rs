@@ -180,7 +180,8 @@ impl Broker {
         let Some(group) = &mut self.groups[slot] else {
             return Err(error(ErrorKind::Internal, "a subscription vanished"));
         };
-        if !group.consumers.is_empty() && !(group.shared && options.group) {
+        let exclusive = !(group.shared && options.group);
+        if exclusive && !group.consumers.is_empty() {
             let text = format!(
                 "`{}` has a consumer: subscribe all of them as a group, or end that one",
                 group.title()
@@ -218,11 +219,11 @@ impl Broker {
     /// The consumer is gone. What it held is ready again; without a name the subscription ends.
     pub(super) fn leave(&mut self, seat: Seat, now: Timestamp) {
         let now = self.see(now);
-        let mut records = std::mem::take(&mut self.records);
-        let Some(group) = self.group(seat) else { return };
+        let Some(group) = self.groups.get_mut(seat.group).and_then(Option::as_mut) else { return };
         let Some(at) = group.consumers.iter().position(|consumer| consumer.id == seat.consumer) else {
             return;
         };
+        let mut records = std::mem::take(&mut self.records);
         let mut gone = group.consumers.remove(at);
         let waker = gone.waker.take();
         if group.name.is_none() {

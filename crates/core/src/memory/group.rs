@@ -181,10 +181,8 @@ impl Group {
     /// Whether the token of attempt `attempt` still speaks for the delivery that is out.
     #[inline]
     pub(super) fn is_current(&self, number: u64, attempt: u32) -> bool {
-        if self.repeated.is_empty() {
-            return attempt == 1;
-        }
-        self.repeated.get(&number).copied().unwrap_or(1) == attempt
+        // Where nothing is out again, a token of an older attempt finds its message settled or not in flight.
+        self.repeated.is_empty() || self.repeated.get(&number).copied().unwrap_or(1) == attempt
     }
 
     /// As it stands in dead letters.

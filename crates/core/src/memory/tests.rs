@@ -516,7 +516,9 @@ fn a_filter_with_gaps_does_not_hold_the_log() {
     let mut even = world.subscribe(on("even"));
     for round in 0..50 {
         world.publish(if round % 2 == 0 { "even" } else { "odd" }, "x");
-        take(&mut even).into_iter().for_each(|delivery| drop(delivery.ack()));
+        for delivery in take(&mut even) {
+            delivery.ack().wait().unwrap();
+        }
     }
     assert_eq!(world.memory.stats().acked, 25);
 }
@@ -577,7 +579,9 @@ fn consumers_on_threads_lose_and_double_nothing() {
         std::thread::yield_now();
     }
     block_on(memory.close()).unwrap();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     let mut seen = std::mem::take(&mut *seen.lock().unwrap());
     seen.sort_unstable();
     assert_eq!(seen, (1..=MESSAGES).collect::<Vec<_>>());

@@ -122,8 +122,12 @@ impl LogStore for JournalStore {
         self.committer.admit()
     }
 
-    fn flush(&self, inline: bool) {
-        self.committer.flush(inline);
+    fn flush(&self, inline: bool) -> bool {
+        self.committer.flush(inline)
+    }
+
+    fn inline_for(&self) -> Option<std::time::Duration> {
+        self.committer.inline_for()
     }
 
     fn committed(&self) -> Ticket {

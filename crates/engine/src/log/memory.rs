@@ -92,7 +92,7 @@ impl LogStore for MemoryStore {
         Ok(())
     }
 
-    fn flush(&self, _: bool) {
+    fn flush(&self, _: bool) -> bool {
         let ticket = self.shared.appended.load(Ordering::SeqCst);
         for log in std::mem::take(&mut *lock(&self.shared.dirty)) {
             let last = {
@@ -114,6 +114,7 @@ impl LogStore for MemoryStore {
         for (_, signal) in due {
             signal.signal();
         }
+        false
     }
 
     fn committed(&self) -> Ticket {

@@ -70,8 +70,12 @@ pub trait LogStore: Send + Sync {
     fn open_catalog(&self, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError>;
     /// May messages be appended now?
     fn admit(&self) -> Result<(), LogError>;
-    /// Gets the commit of what was appended going; `inline` allows to run it on this thread.
-    fn flush(&self, inline: bool);
+    /// Gets the commit of what was appended going; `inline` allows to run it on this thread: true if it did.
+    fn flush(&self, inline: bool) -> bool;
+    /// How long a thread has been committing inline, if one is.
+    fn inline_for(&self) -> Option<std::time::Duration> {
+        None
+    }
     /// Everything up to this ticket is committed.
     fn committed(&self) -> Ticket;
     /// Why nothing is committed any more, if so.

@@ -43,7 +43,8 @@ pub fn check_event(json: &str) -> Result<EventKey<'_>, String> {
             // A lone surrogate passes where nothing is decoded; as an id it must be text.
             let len = match text.contains('\\') {
                 true => serde_json::from_str::<String>(text).map_err(|error| format!("id: {error}"))?.len(),
-                false => text.trim_matches('"').len(),
+                false if text.starts_with('"') => text.len() - 2,
+                false => text.len(),
             };
             if len > MAX_ID {
                 return Err(format!("id is longer than {MAX_ID} bytes"));

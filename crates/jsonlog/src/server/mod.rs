@@ -132,6 +132,7 @@ impl Server {
     /// Serves until `shutdown` is ready, then drains: no new connections, no new commands; replies that wait for a commit
     /// are sent, then `bye`. Connections that are not done after `drain_timeout` are cut.
     pub async fn run(self, shutdown: impl Future<Output = ()>, drain_timeout: Duration) {
+        watch_inline_commits(&self.shared);
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
             tokio::select! {
@@ -184,5 +185,24 @@ impl Server {
         // A peer that vanished without a word is noticed within a minute.
         let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
         tokio::spawn(connection::serve(self.shared.clone(), stream));
+    }
+}
+
+/// A connection may commit on its own thread, and a disk that hangs holds that thread, which may be the one that was to
+/// look for events next. Giving the runtime something to do wakes another one.
+fn watch_inline_commits(shared: &Arc<Shared>) {
+    let runtime = tokio::runtime::Handle::current();
+    let shared = Arc::downgrade(shared);
+    let watch = move || {
+        while let Some(shared) = shared.upgrade() {
+            if shared.engine.inline_for().is_some_and(|time| time > Duration::from_millis(5)) {
+                runtime.spawn(async {});
+            }
+            drop(shared);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("postroad-watch".into()).spawn(watch) {
+        tracing::warn!(%error, "cannot watch inline commits");
     }
 }

@@ -39,14 +39,23 @@ impl Session {
         let bytes = held.as_deref().unwrap_or(data);
         let mut input = Input::new(bytes);
         let mut pending = Pending::default();
+        let now = self.engine.now();
+        let mut turn = 0u32;
         while self.closing.is_none() && !self.blocked {
             if self.replies.waiting() + pending.events.len() >= 2 * self.hub.limits.max_replies {
                 self.blocked = true;
                 break;
             }
+            // Asked before every few pieces: what is begun is not refused.
+            if turn.is_multiple_of(64) && matches!(self.engine.admit(), Err(EngineError::Busy)) {
+                self.blocked = true;
+                self.engine.notify_next(&self.signal);
+                break;
+            }
+            turn += 1;
             let Some(piece) = self.framer.next(&mut input, self.hub.limits.max_line) else { break };
             match piece {
-                Piece::Line(line) => self.line(line, &mut pending),
+                Piece::Line(line) => self.line(line, now, &mut pending),
                 Piece::TooLong => {
                     self.flush(&mut pending);
                     let text = format!("a line is at most {} bytes; it was skipped", self.hub.limits.max_line);
@@ -56,11 +65,6 @@ impl Session {
                     self.flush(&mut pending);
                     self.body(&topic, count, body);
                 }
-            }
-            // Room in the commit queue is asked for before the next piece, so that none is half done.
-            if matches!(self.engine.admit(), Err(EngineError::Busy)) {
-                self.blocked = true;
-                self.engine.notify_next(&self.signal);
             }
         }
         self.flush(&mut pending);
@@ -80,13 +84,13 @@ impl Session {
         }
     }
 
-    fn line<'a>(&mut self, line: &'a [u8], pending: &mut Pending<'a>) {
+    fn line<'a>(&mut self, line: &'a [u8], now: u64, pending: &mut Pending<'a>) {
         let Ok(text) = std::str::from_utf8(line) else {
             self.flush(pending);
             self.replies.error(Code::NotUtf8, "a line is UTF-8 text");
             return;
         };
-        match protocol::parse(text, self.words(), self.engine.now()) {
+        match protocol::parse(text, self.words(), now) {
             Ok(None) => {}
             Ok(Some(Command::Pub { topic, json })) if self.authorized => {
                 if !pending.acks.is_empty() {
@@ -118,6 +122,10 @@ impl Session {
     }
 
     fn refuse(&mut self, refusal: &Refusal) {
+        if self.engine.failure().is_some() {
+            // The disk failed: `bye` says it.
+            return;
+        }
         self.replies.error(refusal.code, &refusal.text);
         if refusal.framing_lost {
             self.close(Bye::Framing);

@@ -36,7 +36,8 @@ struct Topics {
 struct Stats {
     first: u64,
     last: u64,
-    events: u64,
+    /// Dead letters of the topic that were not kicked yet.
+    dead: u64,
 }
 
 pub(crate) async fn run(command: DlqCommand) -> Result<(), Failure> {
@@ -69,11 +70,10 @@ pub(crate) async fn run(command: DlqCommand) -> Result<(), Failure> {
 async fn list_topics(client: &Client) -> Result<(), Failure> {
     let failed = |error: ClientError| failure(&error, "cannot list the dead letters");
     let topics: Topics = read(&client.topics(Some("$dead/>")).await.map_err(failed)?)?;
-    for topic in topics.topics {
-        let Some(stats) = stats(client, &topic).await? else { continue };
-        if stats.events > 0
-            && !say(&format!("{}\t{} dead letters", topic.trim_start_matches(PREFIX), stats.events))?
-        {
+    for dead in topics.topics {
+        let topic = dead.strip_prefix(PREFIX).unwrap_or(&dead);
+        let Some(stats) = stats(client, topic).await? else { continue };
+        if stats.dead > 0 && !say(&format!("{topic}\t{}", stats.dead))? {
             break;
         }
     }
@@ -91,8 +91,8 @@ async fn each(
     let (first, last) = match only {
         Some(seq) => (seq, seq),
         None => match stats(client, &dead).await? {
-            Some(stats) if stats.events > 0 => (stats.first, stats.last),
-            _ => return Ok(()),
+            Some(stats) => (stats.first, stats.last),
+            None => return Ok(()),
         },
     };
     for seq in first..=last {

@@ -358,22 +358,22 @@ mod tests {
         lines
     }
 
-    fn ok(first: u64, last: u64, duplicates: u64) -> Result<BulkAck, ClientError> {
-        Ok(BulkAck { first, last, duplicates })
+    fn stored(first: u64, last: u64, duplicates: u64) -> BulkAck {
+        BulkAck { first, last, duplicates }
     }
 
-    fn err(kind: ErrorKind, text: &str) -> Result<BulkAck, ClientError> {
-        Err(ClientError::new(kind, text))
+    fn error(kind: ErrorKind, text: &str) -> ClientError {
+        ClientError::new(kind, text)
     }
 
     #[test]
     fn only_what_was_confirmed_counts() {
         let mut tally = Tally::default();
-        tally.add(&lines(1..=10), ok(1, 9, 1));
-        tally.add(&lines(11..=12), ok(0, 0, 2));
-        tally.add(&lines(13..=20), err(ErrorKind::DiskFull, "no room"));
-        tally.add(&lines(21..=30), err(ErrorKind::Disconnected, "gone"));
-        tally.add(&lines(31..=40), err(ErrorKind::Disconnected, "gone"));
+        tally.add(&lines(1..=10), Ok(stored(1, 9, 1)));
+        tally.add(&lines(11..=12), Ok(stored(0, 0, 2)));
+        tally.add(&lines(13..=20), Err(error(ErrorKind::DiskFull, "no room")));
+        tally.add(&lines(21..=30), Err(error(ErrorKind::Disconnected, "gone")));
+        tally.add(&lines(31..=40), Err(error(ErrorKind::Disconnected, "gone")));
         assert_eq!(
             tally.stored("t"),
             "9 events are stored in t (1-9), 3 were there already; not stored: lines 13-20; unknown: lines 21-40"
@@ -405,7 +405,7 @@ mod tests {
             judge(&args, tally, end, interrupted).err().map(|failure| failure.exit)
         };
         let mut tally = Tally::default();
-        tally.add(&lines(1..=10), ok(1, 10, 0));
+        tally.add(&lines(1..=10), Ok(stored(1, 10, 0)));
         assert_eq!(exit(&tally, End::Eof, false), None);
         assert_eq!(exit(&tally, End::Stopped, true), Some(Exit::Interrupted));
         assert_eq!(exit(&tally, End::Bad { line: 11, why: "no".into() }, false), Some(Exit::Data));
@@ -418,7 +418,7 @@ mod tests {
             (ErrorKind::Internal, Exit::Internal),
         ] {
             let mut tally = Tally::default();
-            tally.add(&lines(1..=10), err(kind, "text"));
+            tally.add(&lines(1..=10), Err(error(kind, "text")));
             assert_eq!(exit(&tally, End::Stopped, false), Some(expected), "{kind:?}");
         }
     }

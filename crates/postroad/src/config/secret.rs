@@ -88,7 +88,7 @@ mod tests {
         let error = Secret::from("env:POSTROAD_TEST_NOT_SET".to_owned()).resolve().unwrap_err();
         assert!(error.contains("env:POSTROAD_TEST_NOT_SET"), "{error}");
         assert!(Secret::from("file:/nowhere/at/all".to_owned()).resolve().is_err());
-        assert!(Secret::from("".to_owned()).resolve().is_err());
+        assert!(Secret::from(String::new()).resolve().is_err());
         assert!(Secret::from("file:".to_owned()).resolve().is_err());
     }
 }

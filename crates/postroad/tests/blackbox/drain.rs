@@ -26,6 +26,7 @@ fn a_drain_under_load_keeps_every_promise() {
             server.terminate();
             let status = server.wait_exit(PATIENCE);
             assert_eq!(status.code(), Some(0));
+            println!("drained in {:?}", begin.elapsed());
             assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
         });
         idle.expect_bye("shutting-down");

@@ -150,11 +150,27 @@ fn nothing_is_promised_while_the_disk_is_stuck() {
 #[test]
 fn a_stuck_disk_does_not_stop_readers() {
     let _turn = turn();
+    stuck(false);
+}
+
+/// The same when the writers make new topics.
+#[test]
+fn a_stuck_disk_with_new_topics_does_not_stop_readers() {
+    let _turn = turn();
+    stuck(true);
+}
+
+fn stuck(new_topics: bool) {
     let shim = Shim::new();
     let server = shim.with(Setup::config("")).start();
     let mut reader = server.client();
     reader.ok("pub t {\"n\":1}");
     let mut writers: Vec<Client> = (0..8).map(|_| server.client()).collect();
+    if !new_topics {
+        for n in 0..writers.len() {
+            reader.ok(&format!("pub t{n} {{}}"));
+        }
+    }
     shim.on("block");
     for (n, writer) in writers.iter_mut().enumerate() {
         writer.send(&format!("pub t{n} {{}}"));
@@ -170,7 +186,7 @@ fn a_stuck_disk_does_not_stop_readers() {
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     shim.off("block");
     for writer in &mut writers {
-        assert_eq!(writer.reply(), "ok 1");
+        assert_eq!(writer.reply(), if new_topics { "ok 1" } else { "ok 2" });
     }
 }
 

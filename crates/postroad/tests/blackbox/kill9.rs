@@ -65,7 +65,7 @@ fn kill_loop(mut server: Server, mut rng: fastrand::Rng, rounds: usize, configs:
 fn what_got_ok_survives_kills() {
     let _turn = turn();
     let rng = seed("what_got_ok_survives_kills");
-    kill_loop(Server::start(), rng, rounds(14), &[]);
+    kill_loop(Server::start(), rng, rounds(10), &[]);
 }
 
 /// The same with many small segments, and settings that change from start to start.
@@ -79,5 +79,5 @@ fn what_got_ok_survives_kills_and_new_settings() {
         "[journal]\nsegment_bytes = 1048576\npreallocate = true\n",
         "[journal]\nsegment_bytes = 65536\nsync = \"os\"\n",
     ];
-    kill_loop(Setup::config(configs[1]).start(), rng, rounds(14), &configs);
+    kill_loop(Setup::config(configs[1]).start(), rng, rounds(10), &configs);
 }

@@ -1,9 +1,9 @@
 //! The same with the program everybody has.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use crate::support::{Server, need, turn};
+use crate::support::{Server, limited, need, turn};
 
 /// A running `nc`, ended with the test.
 struct Netcat(Child);
@@ -11,7 +11,7 @@ struct Netcat(Child);
 impl Netcat {
     fn start(server: &Server, args: &[&str]) -> Self {
         need("nc", "netcat-openbsd");
-        let child = Command::new("nc")
+        let child = limited("nc")
             .args(args)
             .args(["127.0.0.1", &server.port().to_string()])
             .stdin(Stdio::piped())
@@ -53,6 +53,7 @@ fn the_session_of_the_page() {
         assert_eq!(got.trim_end_matches('\n'), line);
     }
     assert_eq!(lines, 11, "the page's session has changed its form");
+    drop(input);
     let mut rest = String::new();
     output.read_to_string(&mut rest).expect("the end");
     assert_eq!(rest, "");

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Server, need, turn};
+use crate::support::{Server, limited, need, turn};
 
 /// One package a line, as `cargo metadata` describes it.
 fn packages() -> Vec<String> {
@@ -24,7 +24,7 @@ fn packages() -> Vec<String> {
 
 /// Runs `program`, gives it `input`, and returns what it wrote.
 fn feed(program: &str, args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(program)
+    let mut child = limited(program)
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -52,7 +52,7 @@ fn postroad(server: &Server, args: &[&str], input: &[u8]) -> Vec<u8> {
 
 /// What `nc` shows of a topic: `count` events.
 fn read_with_nc(server: &Server, topic: &str, count: usize) -> Vec<String> {
-    let mut child = Command::new("nc")
+    let mut child = limited("nc")
         .args(["127.0.0.1", &server.port().to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -73,6 +73,7 @@ fn read_with_nc(server: &Server, topic: &str, count: usize) -> Vec<String> {
         }
     }
     writeln!(stdin, "quit").expect("nc reads");
+    drop(stdin);
     assert_eq!(lines.next().as_deref(), Some("ok"));
     assert_eq!(lines.next().as_deref(), Some("bye quit"));
     assert!(lines.next().is_none());

@@ -73,6 +73,13 @@ pub(crate) fn need(program: &str, package: &str) {
     assert!(have(program), "this test needs `{program}`: install it with `apt-get install {package}`");
 }
 
+/// `program`, ended after half a minute whatever it does: a test that waits for it does not hang.
+pub(crate) fn limited(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", "30", program]);
+    command
+}
+
 /// A part of the suite that this machine cannot run: said aloud, and a failure unless
 /// `POSTROAD_ALLOW_MISSING` is set.
 pub(crate) fn missing(what: &str) {
