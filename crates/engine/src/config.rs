@@ -75,7 +75,7 @@ pub struct EngineConfig {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Planted {
-    /// Delivers and settles before the message is committed.
+    /// Says that a settlement is durable before it is committed.
     pub cursor_before_commit: bool,
     /// Those of the journal.
     pub journal: postroad_journal::Planted,

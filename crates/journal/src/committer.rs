@@ -359,6 +359,10 @@ impl Committer {
                 std::thread::sleep(Duration::from_millis(50));
                 self.measure_disk();
             }
+            if !self.quiet.load(Ordering::Relaxed) {
+                // Publishers that are ready to run join this commit instead of the next one.
+                std::thread::yield_now();
+            }
             match self.commit_now() {
                 Ok(_) => {}
                 Err(error) if error.is_disk_full() => {

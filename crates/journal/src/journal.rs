@@ -118,6 +118,7 @@ pub(crate) struct State {
     pub(crate) segments: VecDeque<Segment>,
     queue: VecDeque<Batch>,
     pub(crate) tail: VecDeque<Chunk>,
+    tail_bytes: u64,
     pub(crate) committed_seq: u64,
     last_time: u64,
     // The capacity the next batch starts with.
@@ -160,8 +161,15 @@ impl Journal {
         last_time: u64,
     ) -> Self {
         let committed_seq = segments.back().map_or(0, |s| s.next_seq() - 1);
-        let state =
-            State { segments, queue: VecDeque::new(), tail: VecDeque::new(), committed_seq, last_time, hint: 256 };
+        let state = State {
+            segments,
+            queue: VecDeque::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            committed_seq,
+            last_time,
+            hint: 256,
+        };
         let inner = Inner { committer, dir, options, state: Mutex::new(state), observer: OnceLock::new() };
         Self { inner: Arc::new(inner) }
     }
@@ -426,6 +434,8 @@ impl Inner {
         }
         // Small commits go over filler and change no file size; large ones do not pay for it.
         let ahead = if len >= 16 << 10 { 2 * RESERVE } else { (256 * len).clamp(4 * RESERVE, MAX_FILLER) };
+        // None of it behind the end of the segment, but for the reserve.
+        let ahead = ahead.min(self.options.segment_bytes.saturating_sub(end).max(2 * RESERVE));
         match file.write_at(&FILLER_AHEAD[..ahead as usize], end) {
             Ok(()) => Ok((file, end + ahead, len + ahead)),
             Err(error) => {
@@ -505,21 +515,23 @@ impl Inner {
         self.committer.tail_bytes.fetch_add(len, Ordering::Relaxed);
         let chunk = Chunk { number: batch.number, offset: batch.offset, bytes: batch.bytes.into() };
         state.tail.push_back(chunk);
+        state.tail_bytes += len;
         // One journal never takes more than a sixteenth.
-        let mut own: u64 = state.tail.iter().map(|c| c.bytes.len() as u64).sum();
         while state.tail.len() > 1
-            && (own > budget / 16 || self.committer.tail_bytes.load(Ordering::Relaxed) > budget)
+            && (state.tail_bytes > budget / 16 || self.committer.tail_bytes.load(Ordering::Relaxed) > budget)
         {
             let Some(chunk) = state.tail.pop_front() else { break };
-            own -= chunk.bytes.len() as u64;
+            state.tail_bytes -= chunk.bytes.len() as u64;
             self.committer.tail_bytes.fetch_sub(chunk.bytes.len() as u64, Ordering::Relaxed);
         }
     }
 
     fn evict(&self, state: &mut State, gone: impl Fn(&Chunk) -> bool) {
+        let own = &mut state.tail_bytes;
         state.tail.retain(|chunk| {
             let gone = gone(chunk);
             if gone {
+                *own -= chunk.bytes.len() as u64;
                 self.committer.tail_bytes.fetch_sub(chunk.bytes.len() as u64, Ordering::Relaxed);
             }
             !gone
@@ -566,7 +578,9 @@ impl Writer<'_> {
             self.inner.push_batch(&mut self.state);
         }
         let state = &mut *self.state;
-        let (Some(segment), Some(batch)) = (state.segments.back_mut(), state.queue.back_mut()) else { return };
+        let (Some(segment), Some(batch)) = (state.segments.back_mut(), state.queue.back_mut()) else {
+            return;
+        };
         let begin = record::start(&mut batch.bytes, seq, self.time, kind, batch.empty);
         fields(&mut batch.bytes);
         record::finish(&mut batch.bytes, begin, segment.header.salt);

@@ -55,11 +55,8 @@ impl Journal {
         let storage = &committer.storage;
         storage.create_dir_all(dir).map_err(|e| JournalError::io("create", dir, e))?;
         let entries = storage.list(dir).map_err(|e| JournalError::io("list", dir, e))?;
-        let numbers: Vec<u64> = entries
-            .iter()
-            .filter(|e| !e.is_dir)
-            .filter_map(|e| segment::parse_file_name(&e.name))
-            .collect();
+        let numbers: Vec<u64> =
+            entries.iter().filter(|e| !e.is_dir).filter_map(|e| segment::parse_file_name(&e.name)).collect();
         let mut recovery = Recovery::default();
         let mut segments: VecDeque<Segment> = VecDeque::new();
         let mut buffer = Vec::new();
@@ -76,7 +73,9 @@ impl Journal {
             let mode = if is_last { OpenMode::Write } else { OpenMode::Read };
             let file = storage.open(&path, mode).map_err(|e| JournalError::io("open", &path, e))?;
             read_all(&*file, &path, &mut buffer)?;
-            let Some((header, header_len)) = read_header(&buffer, &path, number, is_last && (i > 0 || number == 1))? else {
+            let Some((header, header_len)) =
+                read_header(&buffer, &path, number, is_last && (i > 0 || number == 1))?
+            else {
                 // The crash came before the header was durable: no record was ever written.
                 recovery.torn = set_aside_file(committer, dir, &path)?;
                 continue;
@@ -210,7 +209,11 @@ fn read_header(
     // The header is synced before the first record. A line that ends like a record is one, or a header that was whole once;
     // sectors that were never written are zeros.
     let used = bytes.split(|b| *b == b'\n').any(|line| crate::record::has_tail(line) && !line.contains(&0));
-    if may_be_unfinished && !used && bytes.len() < 64 << 10 { Ok(None) } else { Err(corrupt(path, 1, 0, &what)) }
+    if may_be_unfinished && !used && bytes.len() < 64 << 10 {
+        Ok(None)
+    } else {
+        Err(corrupt(path, 1, 0, &what))
+    }
 }
 
 /// Writes what the last life may have failed to sync once more, as it is.

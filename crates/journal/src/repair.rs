@@ -127,7 +127,9 @@ struct Before {
 impl Repair<'_> {
     fn run(&mut self) -> Result<(), JournalError> {
         let names = segment_names(self.storage, self.dir)?;
-        let (Some(&first), Some(&last)) = (names.numbers.first(), names.numbers.last()) else { return Ok(()) };
+        let (Some(&first), Some(&last)) = (names.numbers.first(), names.numbers.last()) else {
+            return Ok(());
+        };
         if last - first > names.numbers.len() as u64 + 10_000 {
             let what = format!("more than 10000 segments are missing between {first} and {last}");
             return Err(corrupt(&segment::path(self.dir, first), 0, 0, what));
@@ -143,9 +145,9 @@ impl Repair<'_> {
             if !found {
                 survey.problems = vec![problem(&path, 0, 0, ProblemKind::MissingFile)];
             }
-            let fitting = next.as_ref().is_none_or(|next| {
-                next.base <= survey.next_seq && fits(next.prev, survey.end, survey.was)
-            });
+            let fitting = next
+                .as_ref()
+                .is_none_or(|next| next.base <= survey.next_seq && fits(next.prev, survey.end, survey.was));
             if !fitting && survey.problems.is_empty() {
                 survey.problems.push(problem(&path, survey.lines + 1, survey.end, ProblemKind::MissingEnd));
             }
@@ -198,7 +200,10 @@ impl Repair<'_> {
                 continue;
             }
             if next.is_some_and(|next| after > next.base) {
-                let what = format!("a record of message {} in front of a segment that begins at it or before", after - 1);
+                let what = format!(
+                    "a record of message {} in front of a segment that begins at it or before",
+                    after - 1
+                );
                 self.done.problems.push(problem(path, 0, kept.offset as u64, ProblemKind::OutOfOrder(what)));
                 continue;
             }
@@ -239,16 +244,20 @@ impl Repair<'_> {
             // The first segment that is kept, with a header that cannot be read: its remains may say where it begins.
             (None, None) => {
                 let kept = in_order(bytes, survey).first().map(|kept| kept.what.span().0);
-                let limit = kept.or(next.map(|next| next.base));
+                let limit = kept.or_else(|| next.map(|next| next.base));
                 let named = number_after(bytes, b"\"base\":").filter(|base| *base > 0);
-                let Some(base) = named.filter(|base| limit.is_none_or(|limit| *base <= limit)).or(limit) else {
+                let Some(base) = named.filter(|base| limit.is_none_or(|limit| *base <= limit)).or(limit)
+                else {
                     let what = "neither its header nor a record can be read; nothing can be saved from it";
                     return Err(corrupt(path, 1, 0, what.into()));
                 };
                 base
             }
         };
-        let name = old.map(|old| &old.name).or(before.map(|b| &b.name)).or(next.map(|next| &next.name));
+        let name = old
+            .map(|old| &old.name)
+            .or_else(|| before.map(|b| &b.name))
+            .or_else(|| next.map(|next| &next.name));
         let Some(name) = name.cloned().or_else(|| name_in(bytes)) else {
             return Err(corrupt(path, 1, 0, "the name of the log cannot be read from any header".into()));
         };
@@ -269,7 +278,14 @@ impl Repair<'_> {
     }
 
     /// Declares the messages from `from` up to but without `to` lost.
-    fn gap(&mut self, path: &Path, out: &mut Vec<u8>, from: u64, to: u64, salt: u32) -> Result<(), JournalError> {
+    fn gap(
+        &mut self,
+        path: &Path,
+        out: &mut Vec<u8>,
+        from: u64,
+        to: u64,
+        salt: u32,
+    ) -> Result<(), JournalError> {
         if from >= to {
             return Ok(());
         }
@@ -287,7 +303,6 @@ impl Repair<'_> {
         }
         Ok(())
     }
-
 }
 
 /// Puts a right checksum on every line of a segment file that was edited by hand, and says how many lines that were. What the file
@@ -308,7 +323,9 @@ pub fn fix_crc(storage: &dyn Storage, path: &Path) -> Result<u64, JournalError> 
         }
         let wrong = |what: &str| corrupt(path, i as u64 + 1, at, what.to_owned());
         if !record::has_tail(line) {
-            return Err(wrong("the line does not end with a checksum; write any, such as ,\"c\":\"00000000\"}"));
+            return Err(wrong(
+                "the line does not end with a checksum; write any, such as ,\"c\":\"00000000\"}",
+            ));
         }
         serde_json::from_slice::<serde::de::IgnoredAny>(line).map_err(|e| wrong(&format!("no JSON: {e}")))?;
         let begin = out.len();
@@ -342,7 +359,9 @@ fn replace(
     }
     let fresh = PathBuf::from(format!("{}.new", path.display()));
     match storage.remove(&fresh) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(JournalError::io("remove", &fresh, e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(JournalError::io("remove", &fresh, e));
+        }
         _ => {}
     }
     write_new(storage, &fresh, new)?;
@@ -355,7 +374,9 @@ fn free_name(storage: &dyn Storage, path: &Path) -> Result<PathBuf, JournalError
     let dir = path.parent().unwrap_or(path);
     let taken = storage.list(dir).map_err(|e| JournalError::io("list", dir, e))?;
     let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let free = (1..).map(|n: u32| format!("{file}.damaged-{n}")).find(|name| taken.iter().all(|e| e.name != *name));
+    // One more name than there are files: one is free.
+    let names = (1..=taken.len() + 1).map(|n| format!("{file}.damaged-{n}"));
+    let free = names.into_iter().find(|name| taken.iter().all(|e| e.name != *name));
     Ok(dir.join(free.unwrap_or(file)))
 }
 

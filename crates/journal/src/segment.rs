@@ -232,7 +232,14 @@ mod tests {
 
     #[test]
     fn a_header_reads_back() {
-        let header = Header { number: 3, base: 18, prev: 900, salt: 0x89ab_cdef, name: "orders/\"eu\"".into(), time: 5 };
+        let header = Header {
+            number: 3,
+            base: 18,
+            prev: 900,
+            salt: 0x89ab_cdef,
+            name: "orders/\"eu\"".into(),
+            time: 5,
+        };
         let line = header.encode();
         assert_eq!(Header::decode(&line[..line.len() - 1]), Ok(header));
         for i in 0..line.len() - 1 {

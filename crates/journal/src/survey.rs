@@ -62,7 +62,11 @@ pub(crate) fn read(storage: &dyn Storage, path: &Path) -> Result<Vec<u8>, Journa
 pub(crate) fn split_header(bytes: &[u8], number: u64) -> Result<(Header, usize), String> {
     let len = memchr::memchr(FILLER, bytes).ok_or("the header has no end")?;
     let header = Header::decode(&bytes[..len])?;
-    if header.number == number { Ok((header, len + 1)) } else { Err("the segment has another file's name".into()) }
+    if header.number == number {
+        Ok((header, len + 1))
+    } else {
+        Err("the segment has another file's name".into())
+    }
 }
 
 /// True if a segment was being made when a crash came: there is nothing in it that was ever a record.
@@ -211,10 +215,10 @@ impl Reading<'_> {
         self.survey.salt = guess_salt(self.bytes);
         self.salt = self.survey.salt.unwrap_or(0);
         // A record may be glued to the header whose LF is gone.
-        if let Some(skip) = segment::valid_end(&self.bytes[..line], self.salt).filter(|skip| *skip > 0) {
-            if line < self.bytes.len() {
-                self.place(skip, line - skip);
-            }
+        if let Some(skip) = segment::valid_end(&self.bytes[..line], self.salt).filter(|skip| *skip > 0)
+            && line < self.bytes.len()
+        {
+            self.place(skip, line - skip);
         }
         self.at = (line + 1).min(self.bytes.len());
         self.survey.end = self.at as u64;
@@ -319,4 +323,3 @@ fn guess_salt(bytes: &[u8]) -> Option<u32> {
     }
     votes.into_iter().filter(|(_, votes)| *votes >= 2).max_by_key(|(_, votes)| *votes).map(|(salt, _)| salt)
 }
-

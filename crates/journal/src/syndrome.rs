@@ -85,7 +85,9 @@ mod tests {
     #[test]
     fn one_changed_byte_is_told_from_everything_else() {
         let whole = line(7);
-        for at in (0..whole.len()).filter(|at| !(whole.len() - 16..whole.len() - 10).contains(at) && *at < whole.len() - 2) {
+        for at in (0..whole.len())
+            .filter(|at| !(whole.len() - 16..whole.len() - 10).contains(at) && *at < whole.len() - 2)
+        {
             for mask in 1..=255 {
                 let mut bad = whole.clone();
                 bad[at] ^= mask;

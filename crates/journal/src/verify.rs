@@ -91,7 +91,9 @@ pub enum ProblemKind {
 impl fmt::Display for ProblemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TornTail => f.write_str("a write was cut short by a crash; the next start cuts it off (no damage)"),
+            Self::TornTail => {
+                f.write_str("a write was cut short by a crash; the next start cuts it off (no damage)")
+            }
             Self::BadRecord(what) | Self::BadHeader(what) | Self::OutOfOrder(what) => f.write_str(what),
             Self::MissingMessages { first, last } if first == last => write!(f, "message {first} is missing"),
             Self::MissingMessages { first, last } => write!(f, "messages {first} to {last} are missing"),

@@ -38,9 +38,12 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
 fn good_lines() -> impl Strategy<Value = Vec<u8>> {
     (1..4_u64, 0..8_u64).prop_map(|(first, count)| {
         (first..first + count)
-            .map(|s| format!("{{\"s\":{s},\"t\":5,\"k\":\"pub\",\"m\":1,\"e\":{s},\"c\":\"00000000\"}}\n"))
-            .collect::<String>()
-            .into_bytes()
+            .map(|s| {
+                format!("{{\"s\":{s},\"t\":5,\"k\":\"pub\",\"m\":1,\"e\":{s},\"c\":\"00000000\"}}\n")
+                    .into_bytes()
+            })
+            .collect::<Vec<_>>()
+            .concat()
     })
 }
 

@@ -9,7 +9,7 @@ use postroad_journal::{
 };
 
 /// Seeds tried for each random way to crash.
-const SEEDS: u64 = 2;
+const SEEDS: u64 = 15;
 
 fn modes() -> impl Iterator<Item = (CrashMode, u64)> {
     CrashMode::ALL.into_iter().flat_map(|mode| {
@@ -29,7 +29,8 @@ fn crash_everywhere(setup: &Setup, steps: &[Step]) -> Result<u64, String> {
         for (mode, seed) in modes() {
             let disk = storage.fork(seed * 1000 + k);
             disk.crash(mode);
-            check_after_crash(&run, &disk).map_err(|e| format!("crash at call {k}, {mode:?}, seed {seed}: {e}"))?;
+            check_after_crash(&run, &disk)
+                .map_err(|e| format!("crash at call {k}, {mode:?}, seed {seed}: {e}"))?;
         }
         if !storage.has_crashed() {
             outcome.map_err(|e| format!("failed without a crash: {e}"))?;

@@ -19,7 +19,7 @@ struct Log {
 
 /// Three segments with everything in them. The last record of each is committed alone or with others.
 fn log(setup: Setup, steps_per_segment: usize) -> Log {
-    let setup = Setup { segment_bytes: 1 << 20, ..setup };
+    let setup = Setup { segment_bytes: 8 << 10, ..setup };
     let storage = SimStorage::new(1);
     let mut run = Run::new(&setup, &storage);
     let mut steps = Vec::new();
@@ -59,7 +59,7 @@ impl Log {
 
     /// The line of byte `at`, from 1.
     fn line(&self, file: usize, at: usize) -> u64 {
-        1 + self.files[file].1[..at].iter().filter(|b| **b == b'\n').count() as u64
+        common::line_of(&self.files[file].1, at)
     }
 
     fn flips(&self, file: usize) -> impl Iterator<Item = (usize, Vec<u8>)> + '_ {
@@ -114,7 +114,11 @@ fn a_flip_in_the_last_segment_is_damage_unless_a_crash_explains_it() {
                 Ok((recovery, records)) => {
                     // Only what looks like the middle of a write: the last line without its end. And it is told.
                     // A changed byte anywhere else is told from that by what it does to the checksum.
-                    assert!(at >= used - 17, "byte {at} of {last_line}..{used}: opened, {} records", records.len());
+                    assert!(
+                        at >= used - 17,
+                        "byte {at} of {last_line}..{used}: opened, {} records",
+                        records.len()
+                    );
                     assert!(recovery.torn.is_some(), "byte {at}: nobody was told");
                     assert_eq!(records, log.records[..log.records.len() - 1], "byte {at}");
                 }
@@ -129,7 +133,9 @@ fn a_cut_sealed_segment_is_damage_at_every_byte() {
     let bytes = &log.files[1].1;
     for cut in 0..log.used(1) {
         match log.with(1, &bytes[..cut]) {
-            Ok((_, records)) => panic!("cut at {cut}: opened, {} of {} records", records.len(), log.records.len()),
+            Ok((_, records)) => {
+                panic!("cut at {cut}: opened, {} of {} records", records.len(), log.records.len())
+            }
             Err(error) => assert!(corrupt(&error).is_some(), "cut at {cut}: {error}"),
         }
     }
@@ -227,10 +233,16 @@ fn catches_a_checksum_that_is_not_checked() {
 
 #[test]
 fn a_flip_in_the_header_of_a_last_segment_with_one_record_loses_nothing_in_silence() {
-    let setup = Setup { segment_bytes: 1 << 20, ..Setup::default() };
+    let setup = Setup { segment_bytes: 8 << 10, ..Setup::default() };
     let storage = SimStorage::new(1);
     let mut run = Run::new(&setup, &storage);
-    run.run(&[Step::Publish { log: 0, sizes: vec![5; 4] }, Step::Commit, Step::Roll { log: 0 }, Step::Commit]).unwrap();
+    run.run(&[
+        Step::Publish { log: 0, sizes: vec![5; 4] },
+        Step::Commit,
+        Step::Roll { log: 0 },
+        Step::Commit,
+    ])
+    .unwrap();
     for (records, trimmed) in [(4, false), (5, false), (5, true), (4, true)] {
         let disk = storage.fork(1);
         let mut run = run.reborn(&disk);

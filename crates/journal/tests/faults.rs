@@ -40,11 +40,7 @@ fn each_call(setup: &Setup, kind: FaultKind, mut check: impl FnMut(u64, Run, Res
 }
 
 fn setups() -> [Setup; 3] {
-    [
-        Setup::default(),
-        Setup { preallocate: true, ..Setup::default() },
-        Setup { logs: 4, ..Setup::default() },
-    ]
+    [Setup::default(), Setup { preallocate: true, ..Setup::default() }, Setup { logs: 4, ..Setup::default() }]
 }
 
 #[test]
@@ -164,27 +160,30 @@ fn a_disk_that_fills_up_stops_commits_and_goes_on_when_there_is_space() {
 
 #[test]
 fn above_the_floor_publishing_stops_while_small_records_still_fit() {
-    let setup = Setup { disk_floor: 10_000, segment_bytes: 1 << 20, preallocate: true, ..Setup::default() };
+    let setup = Setup { disk_floor: 400_000, segment_bytes: 8 << 20, preallocate: true, ..Setup::default() };
     let storage = SimStorage::new(3);
-    storage.set_capacity(Some(100_000));
+    storage.set_capacity(Some(2 << 20));
     let mut run = Run::new(&setup, &storage);
     run.run(&[]).unwrap();
     let committer = run.opened.as_ref().unwrap().committer.clone();
     let mut rounds = 0;
     while committer.admit().is_ok() {
         rounds += 1;
-        assert!(rounds < 500, "the floor was never reached");
+        assert!(rounds < 3000, "the floor was never reached");
         run.step(&Step::Publish { log: 0, sizes: vec![900] }).unwrap();
         run.step(&Step::Commit).unwrap();
     }
     assert!(matches!(committer.admit(), Err(JournalError::DiskFull)));
-    assert!(storage.free_bytes(Path::new(common::ROOT)).unwrap() > 0, "stopped before the disk was really full");
+    assert!(
+        storage.free_bytes(Path::new(common::ROOT)).unwrap() > 0,
+        "stopped before the disk was really full"
+    );
     for _ in 0..50 {
         run.step(&Step::Mark { log: 0 }).unwrap();
         run.step(&Step::Commit).unwrap();
     }
     // Space returns, and nobody has to restart anything.
-    storage.set_capacity(Some(1 << 20));
+    storage.set_capacity(Some(8 << 20));
     committer.measure_disk();
     committer.admit().unwrap();
 }
@@ -200,15 +199,19 @@ fn without_sync_a_kill_loses_nothing() {
     };
     let storage = SimStorage::new(1);
     let open = |storage: &SimStorage| {
-        let committer =
-            postroad_journal::Committer::open(std::sync::Arc::new(storage.clone()), Path::new("/d"), options.clone())
-                .unwrap();
+        let committer = postroad_journal::Committer::open(
+            std::sync::Arc::new(storage.clone()),
+            Path::new("/d"),
+            options.clone(),
+        )
+        .unwrap();
         let mut count = 0;
         let journal_options = postroad_journal::JournalOptions { name: "log".into(), segment_bytes: 1 << 20 };
-        let opened = postroad_journal::Journal::open(&committer, Path::new("/d/log"), journal_options, &mut |_| {
-            count += 1;
-            Ok(())
-        });
+        let opened =
+            postroad_journal::Journal::open(&committer, Path::new("/d/log"), journal_options, &mut |_| {
+                count += 1;
+                Ok(())
+            });
         opened.map(|(journal, _)| (committer, journal, count))
     };
     let (committer, journal, _) = open(&storage).unwrap();

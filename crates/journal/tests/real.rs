@@ -99,7 +99,9 @@ fn threads_share_commits_and_everything_is_there_afterwards() {
         assert!(matches!(self::committer(temp.path()), Err(JournalError::Locked { .. })));
         committer.stop();
         thread.join().unwrap();
-        journals.iter().for_each(|journal| journal.close().unwrap());
+        for journal in &journals {
+            journal.close().unwrap();
+        }
     }
     let committer = committer(temp.path()).unwrap();
     let mut all: Vec<u64> = (0..logs).flat_map(|log| open(&committer, log).1).collect();

@@ -23,7 +23,7 @@ struct Log {
 }
 
 fn log() -> Log {
-    let setup = Setup { segment_bytes: 1 << 20, ..Setup::default() };
+    let setup = Setup { segment_bytes: 8 << 10, ..Setup::default() };
     let storage = SimStorage::new(1);
     let mut run = Run::new(&setup, &storage);
     let mut steps = Vec::new();
@@ -78,7 +78,7 @@ impl Log {
         if !after.is_sound() {
             return Err(format!("still not sound:\n{after}"));
         }
-        if repair(disk, Path::new(ROOT), 10, true).map_err(|e| e.to_string())?.journals != [] {
+        if !repair(disk, Path::new(ROOT), 10, true).map_err(|e| e.to_string())?.journals.is_empty() {
             return Err("a second repair found something".into());
         }
         // Every byte of the damaged files is still there.
@@ -118,12 +118,21 @@ impl Log {
         let mut run = Run::new(&self.setup, disk);
         run.opened = Some(self.setup.open(disk).map_err(|e| e.to_string())?);
         run.now = self.run.now;
-        run.run(&[Step::Publish { log: 0, sizes: vec![5] }, Step::Roll { log: 0 }, Step::Mark { log: 0 }, Step::Commit])
-            .map_err(|e| e.to_string())?;
+        run.run(&[
+            Step::Publish { log: 0, sizes: vec![5] },
+            Step::Roll { log: 0 },
+            Step::Mark { log: 0 },
+            Step::Commit,
+        ])
+        .map_err(|e| e.to_string())?;
         disk.crash(CrashMode::DropUnsynced);
         let opened = self.setup.open(disk).map_err(|e| format!("after going on: {e}"))?;
         let count = opened.logs[0].2.iter().filter(|r| r.kind != "gap").count();
-        if count == left.len() + 2 { Ok((report, left)) } else { Err(format!("{count} records after going on")) }
+        if count == left.len() + 2 {
+            Ok((report, left))
+        } else {
+            Err(format!("{count} records after going on"))
+        }
     }
 }
 
@@ -146,7 +155,10 @@ fn a_sound_log_is_sound() {
 fn a_flip_anywhere_is_found_named_and_repaired_with_the_loss_of_that_line_only() {
     let log = log();
     for (file, (path, bytes)) in log.files.iter().enumerate() {
-        for at in (0..bytes.len()).step_by(11).chain(bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i)) {
+        for at in (0..bytes.len())
+            .step_by(11)
+            .chain(bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i))
+        {
             for mask in [1 << (at % 8), bytes[at] ^ b'\n', b'\n'] {
                 let mut flipped = bytes.clone();
                 flipped[at] ^= mask;
@@ -156,10 +168,11 @@ fn a_flip_anywhere_is_found_named_and_repaired_with_the_loss_of_that_line_only()
                 }
                 let disk = log.damaged(file, &flipped);
                 let report = verify(&disk, Path::new(ROOT)).unwrap();
-                let line = 1 + bytes[..at].iter().filter(|b| **b == b'\n').count() as u64;
+                let line = common::line_of(bytes, at);
                 let first = &report.journals[0].problems[0];
                 assert_eq!((&first.path, first.line), (path, line), "byte {at} ^ {mask}: {report}");
-                let (_, left) = log.check_repair(&disk).unwrap_or_else(|e| panic!("{file}, byte {at} ^ {mask}: {e}"));
+                let (_, left) =
+                    log.check_repair(&disk).unwrap_or_else(|e| panic!("{file}, byte {at} ^ {mask}: {e}"));
                 // A line whose LF is gone is lost, the one behind it is not.
                 let lost = log.records.len() - left.len();
                 assert!(lost <= 1, "{file}, byte {at} ^ {mask}: {lost} records lost");
@@ -224,7 +237,8 @@ fn any_mixture_of_damage_is_repaired() {
         match log.check_repair(&disk) {
             Ok(_) => {}
             // Only if there is nothing at all to go by.
-            Err(error) if error.contains("nothing can be saved") || error.contains("cannot be read from any") => {}
+            Err(error)
+                if error.contains("nothing can be saved") || error.contains("cannot be read from any") => {}
             Err(error) => panic!("round {round}: {error}\nit was:\n{before}"),
         }
     }
@@ -328,7 +342,10 @@ fn a_file_edited_by_hand_gets_its_checksums() {
     let lines = bytes.split(|b| *b == b'\n').zip(edited.lines()).filter(|(a, b)| *a != b.as_bytes()).count();
     assert!(lines > 3);
     assert_eq!(fix_crc(&disk, path).unwrap(), lines as u64);
-    assert_eq!(disk.read_durable(&PathBuf::from(format!("{}.damaged-1", path.display()))).unwrap(), edited.as_bytes());
+    assert_eq!(
+        disk.read_durable(&PathBuf::from(format!("{}.damaged-1", path.display()))).unwrap(),
+        edited.as_bytes()
+    );
     // The lines are longer now, so the next segment does not fit; that is repaired without any loss.
     let report = repair(&disk, Path::new(ROOT), 9, true).unwrap();
     assert_eq!(report.journals[0].lost, []);

@@ -5,10 +5,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::{Record, Run, Setup, Step};
-use postroad_journal::{
-    JournalError, Planted, Recovery,
-    storage::SimStorage,
-};
+use postroad_journal::{JournalError, Planted, Recovery, storage::SimStorage};
 
 const RECORDS: usize = 40;
 
@@ -26,7 +23,7 @@ struct Log {
 
 /// With `group` records in each commit.
 fn log(setup: Setup, group: usize) -> Log {
-    let setup = Setup { segment_bytes: 1 << 20, ..setup };
+    let setup = Setup { segment_bytes: 8 << 10, ..setup };
     let storage = SimStorage::new(1);
     let mut run = Run::new(&setup, &storage);
     let mut steps = Vec::new();
@@ -137,7 +134,12 @@ const FILLS: [(&str, Fill); 6] = [
     // A recycled block: lines of another segment, whole and valid there.
     ("old data", |log, cut| {
         let old: Vec<u8> = other_segment();
-        old[cut.min(old.len())..].iter().copied().chain(b"\n\n\n".iter().copied()).take(log.bytes.len() - cut).collect()
+        old[cut.min(old.len())..]
+            .iter()
+            .copied()
+            .chain(b"\n\n\n".iter().copied())
+            .take(log.bytes.len() - cut)
+            .collect()
     }),
 ];
 
@@ -146,7 +148,7 @@ fn other_segment() -> Vec<u8> {
     OLD.get_or_init(|| {
         // The second roll of a run has another salt.
         let storage = SimStorage::new(2);
-        let setup = Setup { segment_bytes: 1 << 20, ..Setup::default() };
+        let setup = Setup { segment_bytes: 8 << 10, ..Setup::default() };
         let mut run = Run::new(&setup, &storage);
         run.run(&[Step::Publish { log: 0, sizes: vec![1] }, Step::Commit, Step::Roll { log: 0 }]).unwrap();
         for _ in 0..60 {
@@ -162,7 +164,9 @@ fn every_cut(log: &Log, step: usize) {
     let end = *log.ends.last().unwrap();
     for (what, fill) in FILLS {
         // Every byte around the borders of records, every `step`th in between.
-        for cut in (start..=end).filter(|cut| cut % step == 0 || log.ends.iter().any(|e| cut.abs_diff(*e) <= 3)) {
+        for cut in
+            (start..=end).filter(|cut| cut % step == 0 || log.ends.iter().any(|e| cut.abs_diff(*e) <= 3))
+        {
             let mut bytes = log.bytes[..cut].to_vec();
             bytes.extend(fill(log, cut));
             if log.is_one_byte_off(&bytes) {
@@ -193,7 +197,13 @@ fn a_segment_whose_header_was_never_finished_is_set_aside() {
     let setup = Setup::default();
     let storage = SimStorage::new(1);
     let mut run = Run::new(&setup, &storage);
-    run.run(&[Step::Publish { log: 0, sizes: vec![5, 5] }, Step::Commit, Step::Roll { log: 0 }, Step::Commit]).unwrap();
+    run.run(&[
+        Step::Publish { log: 0, sizes: vec![5, 5] },
+        Step::Commit,
+        Step::Roll { log: 0 },
+        Step::Commit,
+    ])
+    .unwrap();
     let (path, bytes) = common::segments(&storage, &setup.dir(0)).pop().unwrap();
     let header = bytes.iter().position(|b| *b == b'\n').unwrap();
     for cut in 0..=header {
@@ -206,7 +216,9 @@ fn a_segment_whose_header_was_never_finished_is_set_aside() {
             again.open().unwrap_or_else(|e| panic!("header cut at {cut}: {e}")).unwrap();
             let torn_file = again.opened.as_ref().unwrap().logs[0].1.torn.clone().expect("reported");
             assert_eq!(disk.read_durable(&torn_file).unwrap(), torn);
-            again.run(&[Step::Roll { log: 0 }, Step::Publish { log: 0, sizes: vec![5] }, Step::Commit]).unwrap();
+            again
+                .run(&[Step::Roll { log: 0 }, Step::Publish { log: 0, sizes: vec![5] }, Step::Commit])
+                .unwrap();
             disk.crash(postroad_journal::storage::CrashMode::DropUnsynced);
             let mut last = again.reborn(&disk);
             last.open().unwrap().unwrap();
@@ -217,7 +229,7 @@ fn a_segment_whose_header_was_never_finished_is_set_aside() {
 
 /// Loses each sector of the last commit, whose records have these sizes, behind a record of `pad` bytes.
 fn lose_each_sector(preallocate: bool, pad: usize, sizes: &[usize]) {
-    let setup = Setup { preallocate, segment_bytes: 1 << 20, ..Setup::default() };
+    let setup = Setup { preallocate, segment_bytes: 8 << 10, ..Setup::default() };
     let storage = SimStorage::new(1);
     let mut run = Run::new(&setup, &storage);
     run.run(&[Step::Publish { log: 0, sizes: vec![pad] }, Step::Commit]).unwrap();

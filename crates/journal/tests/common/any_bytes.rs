@@ -98,7 +98,8 @@ fn go_on(storage: &SimStorage, files: &[Vec<u8>]) {
         let there = files.iter().any(|file| file.windows(line.len()).any(|w| w == line));
         assert!(there || kind == "gap", "{}", String::from_utf8_lossy(line));
     }
-    let messages: Vec<u64> = lines.iter().filter(|(_, kind, _)| kind == "pub").map(|(seq, ..)| *seq).collect();
+    let messages: Vec<u64> =
+        lines.iter().filter(|(_, kind, _)| kind == "pub").map(|(seq, ..)| *seq).collect();
     assert!(messages.is_sorted_by(|a, b| a < b));
     let stats = journal.stats();
     for seq in messages.iter().chain([&0, &stats.first, &stats.last, &(stats.last + 1)]) {
@@ -110,8 +111,14 @@ fn go_on(storage: &SimStorage, files: &[Vec<u8>]) {
     if journal.wants_roll() {
         journal.roll(2, 3);
     }
-    let publish =
-        Publish { priority: 0, id: None, subject: None, headers: None, kind: PayloadKind::Json, payload: b"1" };
+    let publish = Publish {
+        priority: 0,
+        id: None,
+        subject: None,
+        headers: None,
+        kind: PayloadKind::Json,
+        payload: b"1",
+    };
     let seq = journal.writer(3).publish(&publish);
     assert_eq!(seq, stats.last + 1);
     committer.commit_now().unwrap();

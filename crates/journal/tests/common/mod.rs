@@ -1,5 +1,5 @@
 //! A log with a model beside it: what was appended, what was reported committed, and the check after a crash.
-#![allow(dead_code, unreachable_pub)] // Each test file uses its part.
+#![allow(dead_code, unreachable_pub, clippy::unused_self)] // Each test file uses its part.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,8 +7,8 @@ use std::{
 };
 
 use postroad_journal::{
-    Committer, CommitterOptions, Journal, JournalError, JournalOptions, PayloadKind, Planted, Publish, Recovery,
-    RecordView, Ticket,
+    Committer, CommitterOptions, Journal, JournalError, JournalOptions, PayloadKind, Planted, Publish,
+    RecordView, Recovery, Ticket,
     record::TAIL_LEN,
     storage::{SimStorage, Storage},
 };
@@ -106,13 +106,23 @@ pub fn publish(payload: &[u8], priority: i64) -> Publish<'_> {
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Messages of these sizes in one go.
-    Publish { log: usize, sizes: Vec<usize> },
+    Publish {
+        log: usize,
+        sizes: Vec<usize>,
+    },
     /// A record that is no message.
-    Mark { log: usize },
+    Mark {
+        log: usize,
+    },
     Commit,
-    Roll { log: usize },
+    Roll {
+        log: usize,
+    },
     /// Trims all whole segments before this fraction (in 256ths) of what is there.
-    Trim { log: usize, fraction: u8 },
+    Trim {
+        log: usize,
+        fraction: u8,
+    },
     /// Clean shutdown and start.
     Restart,
 }
@@ -134,7 +144,9 @@ impl Model {
         // Trimming takes whole segments, so the first one kept begins anywhere up to the first message that had to stay.
         let latest = all.iter().position(|r| r.seq >= self.trimmed).unwrap_or(all.len());
         let start = match recovered.first() {
-            Some(first) => all.iter().position(|r| *r == first).ok_or(format!("{first:?} was never appended"))?,
+            Some(first) => {
+                all.iter().position(|r| *r == first).ok_or_else(|| format!("{first:?} was never appended"))?
+            }
             None if self.committed <= latest => return Ok(()),
             None => return Err(format!("empty, but {} records were committed", self.committed)),
         };
@@ -179,7 +191,8 @@ impl Run {
         let opened = self.setup.open(&self.storage)?;
         let mut result = Ok(());
         for (model, (_, _, records)) in self.models.iter_mut().zip(&opened.logs) {
-            result = result.and(model.check(records));
+            let checked = model.check(records);
+            result = result.and(checked);
             // What is served counts as committed from here on, and what is not there never will be.
             let ends = records.last().and_then(|last| model.appended.iter().position(|(r, _)| r == last));
             model.appended.truncate(ends.map_or(0, |at| at + 1));
@@ -263,7 +276,8 @@ impl Run {
             Step::Roll { log } => self.roll(*log),
             Step::Trim { log, fraction } => {
                 let stats = self.journal(*log).stats();
-                let seq = stats.first + (stats.committed + 1).saturating_sub(stats.first) * u64::from(*fraction) / 256;
+                let seq = stats.first
+                    + (stats.committed + 1).saturating_sub(stats.first) * u64::from(*fraction) / 256;
                 self.models[*log].trimmed = self.models[*log].trimmed.max(seq);
                 self.journal(*log).trim(seq)?;
             }
@@ -340,7 +354,9 @@ pub fn check_after_crash(run: &Run, disk: &SimStorage) -> Result<(), String> {
     again.run(&[step, Step::Commit]).map_err(|e| format!("cannot go on after the crash: {e}"))?;
     disk.crash(CrashMode::DropUnsynced);
     let mut last = again.reborn(disk);
-    last.open().map_err(|e| format!("cannot open the second time: {e}"))?.map_err(|e| format!("second time: {e}"))
+    last.open()
+        .map_err(|e| format!("cannot open the second time: {e}"))?
+        .map_err(|e| format!("second time: {e}"))
 }
 
 /// The error if it is one of damage.
@@ -364,4 +380,9 @@ pub fn segments(storage: &SimStorage, dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             (path, bytes)
         })
         .collect()
+}
+
+/// The line of byte `at`, from 1.
+pub fn line_of(bytes: &[u8], at: usize) -> u64 {
+    bytes[..at].split(|b| *b == b'\n').count() as u64
 }

@@ -131,6 +131,29 @@ fn bury_is_final_and_durable() {
 }
 
 #[test]
+fn the_longest_topic_has_dead_letters_too() {
+    let _turn = turn();
+    let mut server = Server::start();
+    for topic in ["x".repeat(255), "\u{20ac}".repeat(85), format!("{}y", "l/".repeat(127))] {
+        let mut client = server.client();
+        client.ok(&format!("sub {topic} as n from=first"));
+        client.ok(&format!("pub {topic} {{\"id\":1}}"));
+        client.expect(&topic, 1, 1);
+        client.ok(&format!("bury {topic} 1 reason=long"));
+        server.bounce9();
+        let mut client = server.client();
+        assert_eq!(client.peek(&format!("$dead/{topic}"), "@1").get("/reason"), "long");
+        assert_eq!(client.ok(&format!("kick {topic}")), "1");
+        client.ok(&format!("sub {topic} as n"));
+        client.expect(&topic, 2, 1);
+        client.ok(&format!("ack {topic} @2"));
+        client.ok(&format!("sub $dead/{topic} from=first"));
+        client.event();
+        client.ok(&format!("ack $dead/{topic} @1"));
+    }
+}
+
+#[test]
 fn every_subscription_has_its_own_dead_letters() {
     let _turn = turn();
     let server = Server::start();

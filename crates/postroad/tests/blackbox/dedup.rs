@@ -30,6 +30,10 @@ fn a_window_that_survives_crashes() {
     assert_eq!(client.ok("pub t {\"n\":3}"), "2", "an event without an id is never a duplicate");
     assert_eq!(client.ok("pub t {\"n\":3}"), "3");
     assert_eq!(client.ok("pub other {\"id\":\"a\"}"), "1", "another topic");
+    assert_eq!(client.ok("pub other {\"id\":2}"), "2");
+    assert_eq!(client.ok("pub other {\"id\":\"2\"}"), "2 duplicate", "ids are compared as text");
+    assert_eq!(client.ok("pub other {\"id\":\"\\u0032\"}"), "2 duplicate");
+    assert_eq!(client.ok("pub other {\"id\":2.0}"), "3");
     let events =
         |ids: &[&str]| -> Vec<String> { ids.iter().map(|id| format!("{{\"id\":\"{id}\"}}")).collect() };
     assert_eq!(client.bulk("t", &events(&["b", "c"])), "ok 4-5");

@@ -105,6 +105,9 @@ fn the_greeting_says_what_is_served() {
             .start();
     let greeting = server.client().greeting;
     assert!(greeting.ends_with(" jsonlog/1 sync=os max_line=1000 auth=token"), "{greeting}");
+    let server = Setup::config("[jsonlog]\ndedup_window = \"2m\"\n").start();
+    let greeting = server.client().greeting;
+    assert!(greeting.ends_with(" auth=none dedup=120s"), "{greeting}");
     let server = Setup::config("[journal]\nsync = \"memory\"\n").start();
     let greeting = server.client().greeting;
     assert!(greeting.contains(" sync=memory "), "{greeting}");

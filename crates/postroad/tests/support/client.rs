@@ -29,7 +29,7 @@ const CODES: &[&str] = &[
     "internal",
 ];
 const BYES: &[&str] = &["quit", "shutting-down", "framing", "slow", "busy", "failed"];
-const NOTES: &[&str] = &["lagged", "detached", "corrupt"];
+const NOTES: &[&str] = &["lagged", "lagging", "detached", "corrupt"];
 
 /// A delivery (or, with attempt 0, what `peek` showed).
 #[derive(Clone, Debug, PartialEq, Eq)]
