@@ -164,7 +164,9 @@ impl Consumer {
         for chunk in held.chunks(64) {
             events.clear();
             stream.log.read(chunk, &mut events).ok()?;
-            let found = events.iter().find(|event| event.id.as_deref().is_some_and(|token| *id_text(token) == *id.as_bytes()));
+            let found = events
+                .iter()
+                .find(|event| event.id.as_deref().is_some_and(|token| *id_text(token) == *id.as_bytes()));
             if let Some(event) = found {
                 return Some(event.seq);
             }

@@ -167,8 +167,7 @@ pub(crate) fn kick(
         let (dead, later) = (dead.clone(), later.clone());
         move |shared: &Arc<Shared>| {
             let mut counts = Vec::new();
-            let receipt =
-                dead.settle(shared, &sub, consumer, &[(0, u64::MAX)], &Verdict::Ack, &mut counts);
+            let receipt = dead.settle(shared, &sub, consumer, &[(0, u64::MAX)], &Verdict::Ack, &mut counts);
             let _ = dead.detach(shared, &sub, consumer);
             later.step(receipt.map(|receipt| match receipt {
                 crate::later::Receipt::At(ticket) => ticket,

@@ -161,7 +161,8 @@ impl Engine {
     pub fn start(&self, on_failure: Box<dyn FnOnce(String) + Send>) -> std::io::Result<()> {
         self.shared.store.start(Box::new(move |error: LogError| on_failure(error.to_string())))?;
         let shared = Arc::downgrade(&self.shared);
-        let thread = std::thread::Builder::new().name("postroad-timer".into()).spawn(move || run_timers(&shared))?;
+        let thread =
+            std::thread::Builder::new().name("postroad-timer".into()).spawn(move || run_timers(&shared))?;
         *lock(&self.timer) = Some(thread);
         Ok(())
     }
@@ -298,7 +299,8 @@ impl Engine {
     /// Deletes a durable subscription that no consumer has.
     pub fn forget(&self, filter: &str, name: &str) -> Result<Receipt, EngineError> {
         let sub = lock(&self.shared.registry).find(filter, name);
-        let sub = sub.ok_or_else(|| EngineError::NotFound(format!("there is no subscription {filter} as {name}")))?;
+        let sub =
+            sub.ok_or_else(|| EngineError::NotFound(format!("there is no subscription {filter} as {name}")))?;
         if !sub.state().consumers.is_empty() {
             return Err(EngineError::InUse);
         }
@@ -518,11 +520,7 @@ impl Shared {
     }
 
     /// Does `action` when `ticket` is committed, on the committing thread.
-    pub(crate) fn after(
-        self: &Arc<Self>,
-        ticket: Ticket,
-        action: impl FnOnce(&Arc<Self>) + Send + 'static,
-    ) {
+    pub(crate) fn after(self: &Arc<Self>, ticket: Ticket, action: impl FnOnce(&Arc<Self>) + Send + 'static) {
         lock(&self.after).push((ticket, Box::new(action)));
         let signal = lock(&self.after_signal).clone();
         if let Some(signal) = signal {
@@ -534,7 +532,8 @@ impl Shared {
         let committed = self.store.committed();
         let due: Vec<Action> = {
             let mut after = lock(&self.after);
-            let (due, later): (Vec<_>, Vec<_>) = after.drain(..).partition(|(ticket, _)| *ticket <= committed);
+            let (due, later): (Vec<_>, Vec<_>) =
+                after.drain(..).partition(|(ticket, _)| *ticket <= committed);
             *after = later;
             due.into_iter().map(|(_, action)| action).collect()
         };

@@ -14,7 +14,9 @@ pub enum EngineError {
     #[error("{0}")]
     NotFound(String),
     /// The delivery is not in flight at this consumer.
-    #[error("that event is not in flight here: it was settled, its time ran out, or it was never delivered here")]
+    #[error(
+        "that event is not in flight here: it was settled, its time ran out, or it was never delivered here"
+    )]
     NotInFlight,
     /// The subscription belongs to another consumer.
     #[error("another connection has this subscription: use another name, or `group` to share it")]

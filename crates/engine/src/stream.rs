@@ -685,9 +685,16 @@ impl Stream {
                 let lag = member.mailbox.counts().pending();
                 let over = config.lag_events.is_some_and(|limit| lag > limit) && member.sub.id != KICK;
                 if over && !member.lagging {
-                    tracing::warn!(topic = self.topic.as_str(), subscription = member.sub.title(), lag, "subscription lags past its limit");
+                    tracing::warn!(
+                        topic = self.topic.as_str(),
+                        subscription = member.sub.title(),
+                        lag,
+                        "subscription lags past its limit"
+                    );
                     match config.lag_policy {
-                        crate::config::LagPolicy::Note => notes.push((member.sub.clone(), Note::Lagging(self.topic.as_str().into(), lag))),
+                        crate::config::LagPolicy::Note => {
+                            notes.push((member.sub.clone(), Note::Lagging(self.topic.as_str().into(), lag)))
+                        }
                         crate::config::LagPolicy::Detach => detach.push(member.sub.clone()),
                     }
                 }
@@ -742,7 +749,12 @@ impl Stream {
         tracing::info!(topic = self.topic.as_str(), first, "retention removed old segments");
         for (sub, lost) in notes {
             shared.counters.trimmed.fetch_add(lost, Ordering::Relaxed);
-            tracing::warn!(topic = self.topic.as_str(), subscription = sub.title(), lost, "retention removed events that were not settled");
+            tracing::warn!(
+                topic = self.topic.as_str(),
+                subscription = sub.title(),
+                lost,
+                "retention removed events that were not settled"
+            );
             sub.note(&Note::Lagged(self.topic.as_str().into(), lost));
         }
         Ok(())

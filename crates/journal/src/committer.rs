@@ -132,6 +132,7 @@ pub struct Committer {
     free: AtomicU64,
     stalled: AtomicBool,
     bytes: AtomicU64,
+    last_bytes: AtomicU64,
     started: Instant,
     // When an inline commit began, in microseconds since `started`; 0: none runs.
     inline_since: AtomicU64,
@@ -178,6 +179,7 @@ impl Committer {
             free: AtomicU64::new(free),
             stalled: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
+            last_bytes: AtomicU64::new(0),
             started: Instant::now(),
             inline_since: AtomicU64::new(0),
             failed: Mutex::new(None),
@@ -242,6 +244,11 @@ impl Committer {
             return Err(JournalError::Busy);
         }
         Ok(())
+    }
+
+    /// True if the disk is not far above its floor: nothing should be written ahead.
+    pub(crate) fn is_near_floor(&self) -> bool {
+        self.free.load(Ordering::Relaxed) < self.options.disk_floor.saturating_mul(2)
     }
 
     /// Asks the disk how much is free. Commits ask too; a timer should, while publishing is refused.
@@ -359,8 +366,8 @@ impl Committer {
                 std::thread::sleep(Duration::from_millis(50));
                 self.measure_disk();
             }
-            if !self.quiet.load(Ordering::Relaxed) {
-                // Publishers that are ready to run join this commit instead of the next one.
+            if self.last_bytes.load(Ordering::Relaxed) > 16 << 10 {
+                // Under load: publishers that are ready to run join this commit instead of the next one.
                 std::thread::yield_now();
             }
             match self.commit_now() {
@@ -422,6 +429,7 @@ impl Committer {
             }
         }
         self.bytes.fetch_add(written, Ordering::Relaxed);
+        self.last_bytes.store(written, Ordering::Relaxed);
         if self.options.planted.ack_before_sync {
             self.wake(cycle.number);
         }

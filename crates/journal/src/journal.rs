@@ -373,7 +373,7 @@ impl Inner {
     pub(crate) fn write_front(
         self: &Arc<Self>,
     ) -> Result<Option<(Arc<dyn StorageFile>, PathBuf, u64)>, JournalError> {
-        let (bytes, number, offset, file, path, allocated, header) = {
+        let (bytes, number, offset, file, path, allocated, header, before) = {
             let mut state = lock(&self.state);
             let Some(batch) = state.queue.front_mut() else { return Ok(None) };
             // From here on nothing is added to this batch: see `Writer::append`.
@@ -383,12 +383,30 @@ impl Inner {
                 // What is appended meanwhile belongs to the next commit.
                 self.split_after_front(&mut state);
             }
-            let Some(segment) = state.segments.iter().rev().find(|s| s.header.number == number) else {
-                return Ok(None);
+            let Some(at) = state.segments.iter().rposition(|s| s.header.number == number) else {
+                return Err(JournalError::Failed("a batch has no segment".into()));
             };
+            let segment = &state.segments[at];
             let header = segment.file.is_none().then(|| segment.header.clone());
-            (bytes, number, offset, segment.file.clone(), segment.path.clone(), segment.allocated, header)
+            let before = header.as_ref().and(at.checked_sub(1)).and_then(|at| state.segments.get(at));
+            let before = before.and_then(|s| s.file.clone().map(|file| (file, s.path.clone())));
+            (
+                bytes,
+                number,
+                offset,
+                segment.file.clone(),
+                segment.path.clone(),
+                segment.allocated,
+                header,
+                before,
+            )
         };
+        if let Some((file, path)) = before
+            && self.committer.options.sync == crate::SyncMode::Os
+        {
+            // Whatever a commit means: once a segment has a successor nothing of it may be torn.
+            file.sync_data().map_err(|e| JournalError::io("sync", &path, e))?;
+        }
         let result = self.write(&bytes, offset, file, &path, allocated, header.as_ref());
         let mut state = lock(&self.state);
         if let Some(batch) = state.queue.front_mut() {
@@ -433,7 +451,11 @@ impl Inner {
             return Ok((file, end.max(allocated), len));
         }
         // Small commits go over filler and change no file size; large ones do not pay for it.
-        let ahead = if len >= 16 << 10 { 2 * RESERVE } else { (256 * len).clamp(4 * RESERVE, MAX_FILLER) };
+        let ahead = if len >= 16 << 10 || self.committer.is_near_floor() {
+            2 * RESERVE
+        } else {
+            (256 * len).clamp(4 * RESERVE, MAX_FILLER)
+        };
         // None of it behind the end of the segment, but for the reserve.
         let ahead = ahead.min(self.options.segment_bytes.saturating_sub(end).max(2 * RESERVE));
         match file.write_at(&FILLER_AHEAD[..ahead as usize], end) {

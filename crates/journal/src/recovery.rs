@@ -246,11 +246,18 @@ fn settle_tail(
         segment.end = bytes.len() as u64;
     } else if damage.is_some() {
         let kept = PathBuf::from(format!("{}.torn-{}", segment.path.display(), segment.end));
-        write_aside(committer, &kept, rest)?;
-        tracing::warn!(
-            path = %segment.path.display(), offset = segment.end, bytes = rest.len(), kept = %kept.display(),
-            "the last write was torn by a crash before it was acknowledged; it was cut off and kept aside"
-        );
+        match write_aside(committer, &kept, rest) {
+            Ok(()) => tracing::warn!(
+                path = %segment.path.display(), offset = segment.end, bytes = rest.len(), kept = %kept.display(),
+                "the last write was torn by a crash before it was acknowledged; it was cut off and kept aside"
+            ),
+            // Nobody was promised these bytes: a full disk must not keep the rest from being served.
+            Err(error) if error.is_disk_full() => tracing::warn!(
+                path = %segment.path.display(), offset = segment.end, bytes = rest.len(),
+                "the last write was torn by a crash before it was acknowledged; the disk is too full to keep it aside"
+            ),
+            Err(error) => return Err(error),
+        }
         recovery.torn = Some(kept);
         cut(segment, file)?;
     } else if rest.iter().any(|b| *b != FILLER) {

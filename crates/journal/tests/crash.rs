@@ -9,7 +9,7 @@ use postroad_journal::{
 };
 
 /// Seeds tried for each random way to crash.
-const SEEDS: u64 = 15;
+const SEEDS: u64 = 2;
 
 fn modes() -> impl Iterator<Item = (CrashMode, u64)> {
     CrashMode::ALL.into_iter().flat_map(|mode| {

@@ -65,7 +65,7 @@ fn check_reads(run: &Run) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8000, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_log_is_what_was_appended(

@@ -148,13 +148,23 @@ impl Leases {
         let from = self.slots.partition_point(|slot| slot.seq < first);
         self.slots
             .range(from..)
-            .take(usize::try_from(last.saturating_sub(first)).unwrap_or(usize::MAX).saturating_add(1).min(self.slots.len() - from))
+            .take(
+                usize::try_from(last.saturating_sub(first))
+                    .unwrap_or(usize::MAX)
+                    .saturating_add(1)
+                    .min(self.slots.len() - from),
+            )
             .filter(move |slot| slot.live && slot.consumer == consumer && slot.seq <= last)
             .map(|slot| slot.seq)
     }
 
     /// The live sequences below `seq`.
     pub(super) fn below(&self, seq: u64) -> Vec<u64> {
-        self.slots.iter().take_while(|slot| slot.seq < seq).filter(|slot| slot.live).map(|slot| slot.seq).collect()
+        self.slots
+            .iter()
+            .take_while(|slot| slot.seq < seq)
+            .filter(|slot| slot.live)
+            .map(|slot| slot.seq)
+            .collect()
     }
 }

@@ -238,10 +238,11 @@ impl Mailbox {
 
     /// Lets a consumer take messages. Attaching again replaces its window.
     pub fn attach(&mut self, consumer: ConsumerId, window: Window) {
-        self.consumers
-            .entry(consumer)
-            .and_modify(|c| c.window = window)
-            .or_insert(Consumer { window, count: 0, bytes: 0 });
+        self.consumers.entry(consumer).and_modify(|c| c.window = window).or_insert(Consumer {
+            window,
+            count: 0,
+            bytes: 0,
+        });
     }
 
     /// A consumer is gone: what it held is ready at once, with its attempt counted.

@@ -1,6 +1,8 @@
 //! The journal as the log: one directory of readable segments per stream.
 
-use super::{Append, CommitObserver, Event, Fold, Log, LogError, LogStats, LogStore, Publish, Signal, Ticket};
+use super::{
+    Append, CommitObserver, Event, Fold, Log, LogError, LogStats, LogStore, Publish, Signal, Ticket,
+};
 use postroad_journal::storage::{RealStorage, Storage};
 use postroad_journal::{CommitStats, Committer, CommitterOptions, Journal, JournalOptions, SyncMode, Writer};
 use std::collections::HashMap;
@@ -73,11 +75,9 @@ impl JournalStore {
         let storage = &self.committer.storage();
         let entries = match storage.list(dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(|e| LogError::Io {
-                op: "list",
-                path: dir.to_owned(),
-                source: Arc::new(e),
-            })?,
+            other => {
+                other.map_err(|e| LogError::Io { op: "list", path: dir.to_owned(), source: Arc::new(e) })?
+            }
         };
         let mut has_segments = false;
         for entry in entries {

@@ -1,6 +1,8 @@
 //! A log without a disk: everything is committed when it is flushed, and gone with the process.
 
-use super::{Append, CommitObserver, Event, Fold, Log, LogError, LogStats, LogStore, Publish, Signal, Ticket};
+use super::{
+    Append, CommitObserver, Event, Fold, Log, LogError, LogStats, LogStore, Publish, Signal, Ticket,
+};
 use bytes::Bytes;
 use postroad_journal::CommitStats;
 use std::collections::{HashMap, VecDeque};

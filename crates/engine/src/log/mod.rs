@@ -9,8 +9,8 @@ mod memory;
 pub use journal::JournalStore;
 pub use memory::MemoryStore;
 pub use postroad_journal::{
-    CommitObserver, Event, JournalError as LogError, JournalStats as LogStats, PayloadKind, Publish, RecordView,
-    Signal, Ticket,
+    CommitObserver, Event, JournalError as LogError, JournalStats as LogStats, PayloadKind, Publish,
+    RecordView, Signal, Ticket,
 };
 
 use std::path::PathBuf;

@@ -119,7 +119,11 @@ pub fn parse<'a>(line: &'a str, words: &Words, now: u64) -> Result<Option<Comman
         }
         return Ok(Some(Command::Pub { topic, json: args }));
     } else if word == words.subscribe {
-        let usage = || format!("write: {word} TOPIC [as NAME] [prefetch=N] [from=…] [ack_wait=…] [max_deliveries=N] [backoff=…] [group]");
+        let usage = || {
+            format!(
+                "write: {word} TOPIC [as NAME] [prefetch=N] [from=…] [ack_wait=…] [max_deliveries=N] [backoff=…] [group]"
+            )
+        };
         if topic.is_empty() {
             return Err(bad_args(usage()));
         }
@@ -133,7 +137,9 @@ pub fn parse<'a>(line: &'a str, words: &Words, now: u64) -> Result<Option<Comman
     } else if word == words.ack {
         let (target, more) = target(args, word)?;
         if !more.is_empty() {
-            return Err(bad_args(format!("write: {word} TOPIC ID or {word} TOPIC @SEQ or {word} TOPIC @SEQ-@SEQ; an id with a space is written as a JSON string")));
+            return Err(bad_args(format!(
+                "write: {word} TOPIC ID or {word} TOPIC @SEQ or {word} TOPIC @SEQ-@SEQ; an id with a space is written as a JSON string"
+            )));
         }
         Command::Ack { topic, target }
     } else {
@@ -164,9 +170,7 @@ pub fn parse<'a>(line: &'a str, words: &Words, now: u64) -> Result<Option<Comman
                 Command::Kick { topic, count }
             }
             "peek" => Command::Peek { topic, at: peek_at(args)? },
-            "topics" if args.is_empty() => {
-                Command::Topics { filter: (!topic.is_empty()).then_some(topic) }
-            }
+            "topics" if args.is_empty() => Command::Topics { filter: (!topic.is_empty()).then_some(topic) },
             "stats" if args.is_empty() => Command::Stats { topic: (!topic.is_empty()).then_some(topic) },
             "hello" => Command::Hello { json: rest },
             "help" => Command::Help,
@@ -267,8 +271,9 @@ fn start_at(value: &str, now: u64) -> Result<StartAt, Refusal> {
         _ => match value.strip_prefix('@') {
             Some(seq) => StartAt::Sequence(number("from=@SEQ", seq, 1, u64::MAX - 1)?),
             None => {
-                let time = parse_time(value, now)
-                    .map_err(|error| bad_args(format!("from= is new, first, last, @SEQ or a time: {error}")))?;
+                let time = parse_time(value, now).map_err(|error| {
+                    bad_args(format!("from= is new, first, last, @SEQ or a time: {error}"))
+                })?;
                 StartAt::Time(postroad_core::Timestamp::from_millis(time))
             }
         },
@@ -327,7 +332,8 @@ fn target<'a>(args: &'a str, word: &str) -> Result<(Target<'a>, &'a str), Refusa
             _ => None,
         });
         let end = end.ok_or_else(|| bad_args("the id has no closing quote"))?;
-        let id: String = serde_json::from_str(&args[..end]).map_err(|_| bad_args("the id is no JSON string"))?;
+        let id: String =
+            serde_json::from_str(&args[..end]).map_err(|_| bad_args("the id is no JSON string"))?;
         let more = &args[end..];
         let more = match more.strip_prefix(' ') {
             Some(more) => more,
@@ -338,7 +344,8 @@ fn target<'a>(args: &'a str, word: &str) -> Result<(Target<'a>, &'a str), Refusa
     }
     let (text, more) = split(args);
     let Some(range) = text.strip_prefix('@') else { return Ok((Target::Id(text.into()), more)) };
-    let (first, last) = range.split_once('-').map_or((range, range), |(a, b)| (a, b.strip_prefix('@').unwrap_or(b)));
+    let (first, last) =
+        range.split_once('-').map_or((range, range), |(a, b)| (a, b.strip_prefix('@').unwrap_or(b)));
     match (first.parse(), last.parse()) {
         (Ok(first), Ok(last)) if 1 <= first && first <= last => Ok((Target::Range(first, last), more)),
         _ => Err(usage()),
@@ -363,7 +370,9 @@ fn verdict_options(mut args: &str, delay_allowed: bool) -> Result<(Option<Durati
             }
             _ => {
                 let options = if delay_allowed { "delay=DURATION and reason=TEXT" } else { "reason=TEXT" };
-                return Err(bad_args(format!("unknown option {arg:?}: {options} (reason is the rest of the line)")));
+                return Err(bad_args(format!(
+                    "unknown option {arg:?}: {options} (reason is the rest of the line)"
+                )));
             }
         }
     }
@@ -434,10 +443,35 @@ mod tests {
             assert_eq!(code(line), "bad-command", "{line}");
         }
         for line in [
-            "pub", "pub t", "sub", "sub t prefetch=0", "sub t prefetch=65537", "sub t as", "sub t as a/b", "sub t group",
-            "sub t from=never", "sub t ack_wait=1ms", "sub t x", "ack t", "ack t a b", "ack t @0", "ack t @9-@5",
-            "ack t \"a", "nack t x y", "nack t x delay=x", "bury t x delay=1s", "touch t", "kick t x", "peek t", "peek t x",
-            "stats a b", "pubn t 1", "pubn t x 5", "unsub", "unsub t x", "sub t backoff=",
+            "pub",
+            "pub t",
+            "sub",
+            "sub t prefetch=0",
+            "sub t prefetch=65537",
+            "sub t as",
+            "sub t as a/b",
+            "sub t group",
+            "sub t from=never",
+            "sub t ack_wait=1ms",
+            "sub t x",
+            "ack t",
+            "ack t a b",
+            "ack t @0",
+            "ack t @9-@5",
+            "ack t \"a",
+            "nack t x y",
+            "nack t x delay=x",
+            "bury t x delay=1s",
+            "touch t",
+            "kick t x",
+            "peek t",
+            "peek t x",
+            "stats a b",
+            "pubn t 1",
+            "pubn t x 5",
+            "unsub",
+            "unsub t x",
+            "sub t backoff=",
         ] {
             assert_eq!(code(line), "bad-args", "{line}");
         }

@@ -66,7 +66,10 @@ mod tests {
         let key = check_event(r#"{"a":[1,{"id":2}],"priority":-3,"id":"x\"y"}"#).unwrap();
         assert_eq!(key, EventKey { id: Some(r#""x\"y""#), priority: -3 });
         assert_eq!(check_event(r#" {"id":17} "#).unwrap().id, Some("17"));
-        assert_eq!(check_event(r#"{"id":null,"priority":null}"#).unwrap(), EventKey { id: None, priority: 0 });
+        assert_eq!(
+            check_event(r#"{"id":null,"priority":null}"#).unwrap(),
+            EventKey { id: None, priority: 0 }
+        );
     }
 
     #[test]
@@ -74,10 +77,29 @@ mod tests {
         let deep = format!("{{\"a\":{}1{}}}", "[".repeat(127), "]".repeat(127));
         let long = format!("{{\"id\":\"{}\"}}", "x".repeat(256));
         for wrong in [
-            "", "[]", "[1,2]", "1", "\"x\"", "{", "{}x", "{} {}", "{\"a\":}", "{'a':1}", "{\"a\":1,}", "nul",
-            r#"{"id":[]}"#, r#"{"id":true}"#, r#"{"id":{}}"#, r#"{"id":1,"id":2}"#, r#"{"priority":"5"}"#,
-            r#"{"priority":1.5}"#, r#"{"priority":9223372036854775808}"#, r#"{"priority":1,"priority":1}"#,
-            r#"{"id":"\ud800"}"#, &deep, &long,
+            "",
+            "[]",
+            "[1,2]",
+            "1",
+            "\"x\"",
+            "{",
+            "{}x",
+            "{} {}",
+            "{\"a\":}",
+            "{'a':1}",
+            "{\"a\":1,}",
+            "nul",
+            r#"{"id":[]}"#,
+            r#"{"id":true}"#,
+            r#"{"id":{}}"#,
+            r#"{"id":1,"id":2}"#,
+            r#"{"priority":"5"}"#,
+            r#"{"priority":1.5}"#,
+            r#"{"priority":9223372036854775808}"#,
+            r#"{"priority":1,"priority":1}"#,
+            r#"{"id":"\ud800"}"#,
+            &deep,
+            &long,
         ] {
             assert!(check_event(wrong).is_err(), "{wrong}");
         }

@@ -3,9 +3,9 @@
 use super::Shared;
 use super::wake::WakeSignal;
 use crate::session::{Bye, Session};
+use socket2::SockRef;
 use std::cell::RefCell;
 use std::future::poll_fn;
-use socket2::SockRef;
 use std::io::{self, ErrorKind, Read as _};
 use std::pin::Pin;
 use std::sync::Arc;

@@ -52,7 +52,8 @@ pub(super) fn push_payload(out: &mut Vec<u8>, dead: bool, event: &Event) {
         push_plain(out, event);
         return;
     };
-    let time = |millis| humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string();
+    let time =
+        |millis| humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis)).to_string();
     let head = serde_json::json!({
         "reason": death.reason,
         "topic": death.topic,

@@ -58,7 +58,8 @@ impl Session {
                 Piece::Line(line) => self.line(line, now, &mut pending),
                 Piece::TooLong => {
                     self.flush(&mut pending);
-                    let text = format!("a line is at most {} bytes; it was skipped", self.hub.limits.max_line);
+                    let text =
+                        format!("a line is at most {} bytes; it was skipped", self.hub.limits.max_line);
                     self.replies.error(Code::TooLong, &text);
                 }
                 Piece::Body { topic, count, body } => {
@@ -133,12 +134,7 @@ impl Session {
     }
 
     /// Adds an event to the group that is published together.
-    fn publish<'a>(
-        &mut self,
-        topic: &str,
-        json: &'a str,
-        pending: &mut Pending<'a>,
-    ) -> Result<(), Refusal> {
+    fn publish<'a>(&mut self, topic: &str, json: &'a str, pending: &mut Pending<'a>) -> Result<(), Refusal> {
         let key = check_event(json).map_err(|text| Refusal::new(Code::BadEvent, text))?;
         if pending.stream.as_ref().is_none_or(|stream| stream.topic().as_str() != topic) {
             self.flush(pending);
@@ -307,7 +303,8 @@ impl Session {
                 let fits = usize::try_from(bytes).ok().filter(|bytes| *bytes <= limit);
                 let Some(bytes) = fits else {
                     self.framer.skip(bytes);
-                    let text = format!("a bulk body is at most {limit} bytes; it is skipped: send smaller ones");
+                    let text =
+                        format!("a bulk body is at most {limit} bytes; it is skipped: send smaller ones");
                     return Err(Refusal::new(Code::TooLarge, text));
                 };
                 self.framer.expect_body(topic, count, bytes);
@@ -316,7 +313,11 @@ impl Session {
             Command::Unsub { topic, name, forget } => self.unsubscribe(topic, name, forget)?,
             Command::Ack { topic, target } => self.settle(topic, &target, &Verdict::Ack)?,
             Command::Nack { topic, target, delay, reason } => {
-                self.settle(topic, &target, &Verdict::Retry { after: delay, reason: reason.map(Into::into) })?;
+                self.settle(
+                    topic,
+                    &target,
+                    &Verdict::Retry { after: delay, reason: reason.map(Into::into) },
+                )?;
             }
             Command::Bury { topic, target, reason } => {
                 let reason = reason.unwrap_or("buried by the consumer").into();
@@ -334,7 +335,8 @@ impl Session {
             Command::Peek { topic, at } => self.peek(topic, &at)?,
             Command::Topics { filter } => {
                 let filter = filter.map(Filter::new).transpose().map_err(EngineError::from)?;
-                let topics: Vec<String> = self.engine.streams().iter().map(|s| s.topic().to_string()).collect();
+                let topics: Vec<String> =
+                    self.engine.streams().iter().map(|s| s.topic().to_string()).collect();
                 let topics: Vec<&String> =
                     topics.iter().filter(|t| filter.as_ref().is_none_or(|f| f.matches(t))).collect();
                 self.replies.text(format!("ok {}", serde_json::json!({ "topics": topics })));
@@ -467,10 +469,12 @@ impl Session {
 
     fn peek(&mut self, topic: &str, at: &StartAt) -> Result<(), Refusal> {
         Filter::new(topic).map_err(EngineError::from)?;
-        let missing = || Refusal::new(Code::NotFound, "there is no such event: see stats TOPIC for first and last");
-        let stream = self.engine.stream(topic).ok_or_else(|| {
-            Refusal::new(Code::NotFound, "there is no such topic: see topics")
-        })?;
+        let missing =
+            || Refusal::new(Code::NotFound, "there is no such event: see stats TOPIC for first and last");
+        let stream = self
+            .engine
+            .stream(topic)
+            .ok_or_else(|| Refusal::new(Code::NotFound, "there is no such topic: see topics"))?;
         let stats = stream.log_stats();
         let seq = match at {
             StartAt::First => stats.first,
@@ -482,7 +486,9 @@ impl Session {
         let mut line = Vec::with_capacity(event.payload.len() + 64);
         push_event_head(&mut line, topic, event.seq, 0);
         push_payload(&mut line, stream.topic().is_dead_letter(), &event);
-        self.replies.text(String::from_utf8(line).map_err(|_| Refusal::new(Code::Corrupt, "the event is not UTF-8"))?);
+        self.replies.text(
+            String::from_utf8(line).map_err(|_| Refusal::new(Code::Corrupt, "the event is not UTF-8"))?,
+        );
         Ok(())
     }
 
@@ -495,7 +501,10 @@ impl Session {
             mode: Option<String>,
         }
         let hello: Hello = serde_json::from_str(json).map_err(|error| {
-            Refusal::new(Code::BadArgs, format!("write: hello {{\"token\":…,\"name\":…,\"mode\":\"full\"}}: {error}"))
+            Refusal::new(
+                Code::BadArgs,
+                format!("write: hello {{\"token\":…,\"name\":…,\"mode\":\"full\"}}: {error}"),
+            )
         })?;
         let mode = match hello.mode.as_deref() {
             None => self.mode,

@@ -19,7 +19,11 @@ pub(super) enum Piece<'a> {
     Line(&'a [u8]),
     /// A line was longer than allowed; it is being skipped.
     TooLong,
-    Body { topic: String, count: u64, body: &'a [u8] },
+    Body {
+        topic: String,
+        count: u64,
+        body: &'a [u8],
+    },
 }
 
 /// Splits input; holds what is incomplete, and what came after a pause.
@@ -212,10 +216,7 @@ mod tests {
 
     #[test]
     fn a_long_line_is_reported_once_and_skipped() {
-        assert_eq!(
-            feed(&[b"aaaaaaaaaaaa", b"aaaa", b"a\nok\n"]),
-            [Got::TooLong, Got::Line(b"ok".to_vec())]
-        );
+        assert_eq!(feed(&[b"aaaaaaaaaaaa", b"aaaa", b"a\nok\n"]), [Got::TooLong, Got::Line(b"ok".to_vec())]);
         assert_eq!(feed(&[b"0123456789\r\n"]), [Got::Line(b"0123456789".to_vec())]);
         assert_eq!(feed(&[b"0123456789a\r\n"]), [Got::TooLong]);
     }

@@ -106,7 +106,9 @@ impl Session {
             let Some(reply) = self.replies.queue.front_mut() else { return };
             let ticket = match reply {
                 Reply::Text(_) => Ticket(0),
-                Reply::Stored { ticket, .. } | Reply::At { ticket, .. } | Reply::Acked { ticket, .. } => *ticket,
+                Reply::Stored { ticket, .. } | Reply::At { ticket, .. } | Reply::Acked { ticket, .. } => {
+                    *ticket
+                }
                 Reply::Later { line, later } => match later.poll(&self.signal) {
                     None => return,
                     Some(Err(error)) => {

@@ -49,45 +49,60 @@ fn a_failed_sync_is_the_end_and_nothing_promised_is_lost() {
     }
 }
 
-/// One publisher at a time, so that the only thing that runs is the promise itself.
+/// The sync behind `command` fails: no `ok`, a bye, an end with a message, and what was promised before is there.
+fn fails_for_good(command: &str) {
+    println!("{command}");
+    let shim = Shim::new();
+    let mut server = shim.with(Setup::config("")).start();
+    let mut client = server.client();
+    client.ok("sub t as n from=first prefetch=2");
+    client.ok("pub t {\"n\":0}");
+    client.ok("pub t {\"n\":1}");
+    client.expect("t", 1, 1);
+    client.expect("t", 2, 1);
+    if !command.ends_with("first dead letter") {
+        client.ok("bury t @1");
+    }
+    shim.on("fail");
+    client.send(command);
+    while let Some(reply) = client.try_reply() {
+        assert!(reply.starts_with("err "), "{command}: {reply}");
+    }
+    let bye = client.bye.clone();
+    assert!(bye.as_deref().is_some_and(|bye| bye.starts_with("bye failed")), "{command}: {bye:?}");
+    let status = server.wait_exit(PATIENCE);
+    assert!(status.code().is_some_and(|code| code != 0), "{command}: {status}");
+    check_last_words(&server.stderr());
+    server.restart_plain();
+    let log = read_log(&mut server.client(), "t", 1);
+    assert!(log.len() >= 2 && log[..2] == ["{\"n\":0}", "{\"n\":1}"], "{command}: {log:?}");
+}
+
+/// One command at a time, so that the only thing that runs is the promise itself.
 #[test]
 fn a_failed_sync_answers_nobody_with_ok() {
     let _turn = turn();
-    let commands = [
+    for command in [
         "pub t {\"n\":2}",
         "pubn t 1 8\n{\"n\":2}",
-        "ack t @1",
-        "bury t @1",
-        "sub u as fresh",
+        "ack t @2",
+        "bury t @2",
+        "sub t as fresh",
         "kick t",
         "unsub t as n forget",
-    ];
-    for command in commands {
-        let shim = Shim::new();
-        let mut server = shim.with(Setup::config("")).start();
-        let mut client = server.client();
-        client.ok("sub t as n from=first");
-        client.ok("pub t {\"n\":0}");
-        client.ok("pub t {\"n\":1}");
-        client.expect("t", 1, 1);
-        if command.starts_with("kick") {
-            client.ok("bury t @1");
-        }
-        shim.on("fail");
-        client.send(command);
-        let reply = client.try_reply();
-        assert!(reply.as_deref().is_none_or(|reply| reply.starts_with("err ")), "{command}: {reply:?}");
-        assert!(
-            client.bye.as_deref().is_some_and(|bye| bye.starts_with("bye failed")),
-            "{command}: {:?}",
-            client.bye
-        );
-        let status = server.wait_exit(PATIENCE);
-        assert!(status.code().is_some_and(|code| code != 0), "{command}: {status}");
-        check_last_words(&server.stderr());
-        server.restart_plain();
-        let log = read_log(&mut server.client(), "t", 1);
-        assert!(log.len() >= 2 && log[..2] == ["{\"n\":0}", "{\"n\":1}"], "{command}: {log:?}");
+    ] {
+        fails_for_good(command);
+    }
+}
+
+/// The same where the sync belongs to the making of a topic.
+#[test]
+fn a_failed_sync_of_a_new_topic_is_the_end_too() {
+    let _turn = turn();
+    for command in
+        ["pub u {\"n\":2}", "pubn u 1 8\n{\"n\":2}", "sub u as fresh", "bury t @1 reason=first dead letter"]
+    {
+        fails_for_good(command);
     }
 }
 
