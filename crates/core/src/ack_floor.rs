@@ -72,7 +72,7 @@ mod tests {
         #[test]
         fn the_floor_never_passes_an_open_number(settles in prop::collection::vec((1u64..40, 0u64..5), 0..50)) {
             let mut floor = AckFloor::new(0);
-            let mut settled = vec![false; 64];
+            let mut settled = [false; 64];
             for (first, len) in settles {
                 floor.settle(first, first + len);
                 for n in first..=first + len {

@@ -693,7 +693,7 @@ impl Stream {
                     );
                     match config.lag_policy {
                         crate::config::LagPolicy::Note => {
-                            notes.push((member.sub.clone(), Note::Lagging(self.topic.as_str().into(), lag)))
+                            notes.push((member.sub.clone(), Note::Lagging(self.topic.as_str().into(), lag)));
                         }
                         crate::config::LagPolicy::Detach => detach.push(member.sub.clone()),
                     }

@@ -388,7 +388,7 @@ impl Inner {
             };
             let segment = &state.segments[at];
             let header = segment.file.is_none().then(|| segment.header.clone());
-            let before = header.as_ref().and(at.checked_sub(1)).and_then(|at| state.segments.get(at));
+            let before = header.as_ref().and_then(|_| state.segments.get(at.checked_sub(1)?));
             let before = before.and_then(|s| s.file.clone().map(|file| (file, s.path.clone())));
             (
                 bytes,

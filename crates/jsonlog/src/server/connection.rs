@@ -212,7 +212,7 @@ impl Connection {
             Poll::Ready(Ok(())) => {}
         }
         // When it would block the readiness was cleared: ask again, so that the next one wakes.
-        self.read(|stream, buffer| stream.try_read(buffer)).map(|_| true)
+        self.read(TcpStream::try_read).map(|_| true)
     }
 
     /// Reads what is there; `None` if nothing is.
