@@ -53,6 +53,8 @@ pub struct EngineConfig {
     pub disk_floor: u64,
     /// Bytes that may wait for the disk; in memory mode what the engine may hold.
     pub queue_bytes: u64,
+    /// Segment files held open for writing.
+    pub max_open_files: usize,
     /// Committed bytes kept in memory for readers.
     pub tail_cache_bytes: u64,
     /// Streams.
@@ -90,6 +92,7 @@ impl Default for EngineConfig {
             preallocate: true,
             disk_floor: 64 << 20,
             queue_bytes: 64 << 20,
+            max_open_files: 512,
             tail_cache_bytes: 64 << 20,
             max_topics: 10_000,
             retention: Retention {

@@ -11,6 +11,7 @@ use crate::stream::{KICK, Stream, StreamFold};
 use crate::subscription::{Attached, Shape, SubscribeRequest, Subscription};
 use postroad_core::dedup::DedupWindow;
 use postroad_core::mailbox::ConsumerId;
+use postroad_core::retry::RetryPolicy;
 use postroad_core::{StartAt, Subject};
 use postroad_journal::CommitterOptions;
 use std::collections::{BTreeSet, HashMap};
@@ -93,6 +94,7 @@ impl Engine {
                     max_queued_bytes: config.queue_bytes,
                     disk_floor: config.disk_floor,
                     preallocate: config.preallocate,
+                    max_open_files: config.max_open_files,
                     tail_cache_bytes: config.tail_cache_bytes,
                     planted: config.planted.journal,
                     ..CommitterOptions::default()
@@ -432,7 +434,6 @@ impl Shared {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(EngineError::ShuttingDown);
         }
-        let shape = Shape { group: request.group, policy: request.policy.clone() };
         let id = self.next_consumer();
         let attached = Attached { signal, window: request.window, notes: Vec::new() };
         let mut registry = lock(&self.registry);
@@ -441,11 +442,15 @@ impl Shared {
         let known = request.name.as_deref().and_then(|name| registry.find(request.filter.as_str(), name));
         let sub = match known {
             Some(sub) => {
-                let shared = sub.shape().group && request.group;
-                if !shared && !sub.state().consumers.is_empty() {
+                let stored = sub.shape().clone();
+                if !stored.group && !sub.state().consumers.is_empty() {
                     return Err(EngineError::InUse);
                 }
-                if !sub.shape().same(&shape) {
+                let shape = Shape {
+                    group: stored.group || request.group,
+                    policy: request.policy.apply(&stored.policy),
+                };
+                if !stored.same(&shape) {
                     *sub.shape() = shape;
                     ticket = registry.record(&sub, now)?;
                 }
@@ -455,6 +460,8 @@ impl Shared {
                 if request.name.is_some() {
                     self.store.admit()?;
                 }
+                let policy = request.policy.apply(&RetryPolicy::default());
+                let shape = Shape { group: request.group, policy };
                 let sub = Subscription::new(
                     registry.next_id(),
                     request.filter.clone(),
@@ -480,7 +487,7 @@ impl Shared {
                 sub
             }
         };
-        sub.state().consumers.insert(id, attached);
+        sub.state().attach(id, attached);
         let streams = sub.state().streams();
         drop(registry);
         let consumer = Consumer::new(self, sub.clone(), id, request.window.count);

@@ -46,5 +46,5 @@ pub use engine::{Counters, Engine};
 pub use error::EngineError;
 pub use later::{Later, Receipt};
 pub use stream::{MemberStats, NewEvent, Published, Stream};
-pub use subscription::{Note, SubscribeRequest};
+pub use subscription::{Note, PolicyRequest, SubscribeRequest};
 pub use trie::SubjectTrie;

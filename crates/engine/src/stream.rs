@@ -213,6 +213,12 @@ impl Stream {
         members + self.log.stats().index_memory
     }
 
+    /// When everything that was published here so far is committed.
+    pub fn barrier(&self) -> Result<Ticket, EngineError> {
+        let shared = self.shared()?;
+        Ok(self.log.append(shared.clock.now(), &mut |_| {})?)
+    }
+
     /// Reads a committed message, taking nothing.
     pub fn read(&self, seq: u64) -> Result<Option<Event>, EngineError> {
         let mut events = Vec::with_capacity(1);
@@ -333,7 +339,7 @@ impl Stream {
         let floor = match from {
             StartAt::Time(time) => self.log.seek_time(time.as_millis())? - 1,
             StartAt::First => stats.first - 1,
-            StartAt::Last => stats.committed.max(stats.first) - 1,
+            StartAt::Last => stats.last.max(stats.first) - 1,
             StartAt::Sequence(seq) => seq.saturating_sub(1).max(stats.first - 1),
             _ => u64::MAX,
         };
@@ -342,6 +348,12 @@ impl Stream {
         let floor = floor.min(self.log.stats().last);
         let mut mailbox = Mailbox::new(sub.shape().policy.clone(), if folded.is_some() { 0 } else { floor });
         if let Some(folded) = folded {
+            // What retention removed before it was settled, here or in an earlier life.
+            let mut lost = 0;
+            folded.floor.above().gaps(folded.floor.floor() + 1, stats.first - 1, |a, b| lost += b - a + 1);
+            if lost > 0 && sub.id != KICK {
+                sub.lagged(self.topic.as_str(), lost);
+            }
             folded.restore(&mut mailbox);
             mailbox.trim(stats.first);
         }
@@ -755,7 +767,7 @@ impl Stream {
                 lost,
                 "retention removed events that were not settled"
             );
-            sub.note(&Note::Lagged(self.topic.as_str().into(), lost));
+            sub.lagged(self.topic.as_str(), lost);
         }
         Ok(())
     }

@@ -6,7 +6,9 @@ use postroad_core::mailbox::{ConsumerId, Window};
 use postroad_core::retry::RetryPolicy;
 use postroad_core::{Filter, StartAt};
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What a consumer asks for.
 #[derive(Clone, Debug)]
@@ -15,14 +17,35 @@ pub struct SubscribeRequest {
     pub filter: Filter,
     /// With a name the subscription is durable.
     pub name: Option<String>,
-    /// Shared between consumers.
+    /// Shared between consumers. A subscription that is shared stays so, and may be joined without saying it.
     pub group: bool,
     /// Where a new subscription starts.
     pub from: StartAt,
     /// What this consumer may hold.
     pub window: Window,
-    /// Redelivery; replaces that of an existing subscription.
-    pub policy: RetryPolicy,
+    /// Redelivery.
+    pub policy: PolicyRequest,
+}
+
+/// The rules of redelivery that a consumer asks for; what it leaves out is as stored, or the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyRequest {
+    /// An unsettled delivery comes back after this long.
+    pub ack_wait: Option<Duration>,
+    /// Waits before delivery 2, 3, ….
+    pub backoff: Option<Vec<Duration>>,
+    /// After so many deliveries the message is a dead letter; 0: never.
+    pub max_deliveries: Option<u32>,
+}
+
+impl PolicyRequest {
+    pub(crate) fn apply(&self, stored: &RetryPolicy) -> RetryPolicy {
+        RetryPolicy {
+            ack_wait: self.ack_wait.unwrap_or(stored.ack_wait),
+            backoff: self.backoff.clone().unwrap_or_else(|| stored.backoff.clone()),
+            max_deliveries: self.max_deliveries.map_or(stored.max_deliveries, NonZeroU32::new),
+        }
+    }
 }
 
 /// Something a consumer should know; nothing it must answer.
@@ -66,6 +89,8 @@ pub(crate) struct SubState {
     // Streams that may have something ready; used when the filter has wildcards.
     pub(crate) active: VecDeque<Arc<Stream>>,
     pub(crate) consumers: BTreeMap<ConsumerId, Attached>,
+    // Messages of each topic that retention removed while nobody was there to be told.
+    missed: BTreeMap<Arc<str>, u64>,
 }
 
 impl Subscription {
@@ -93,6 +118,17 @@ impl Subscription {
         }
     }
 
+    /// Retention removed messages: whoever consumes is told, or whoever comes next.
+    pub(crate) fn lagged(&self, topic: &str, lost: u64) {
+        let mut state = self.state();
+        if state.consumers.is_empty() {
+            *state.missed.entry(topic.into()).or_default() += lost;
+            return;
+        }
+        drop(state);
+        self.note(&Note::Lagged(topic.into(), lost));
+    }
+
     pub(crate) fn note(&self, note: &Note) {
         let mut signals = Vec::new();
         for attached in self.state().consumers.values_mut() {
@@ -110,6 +146,12 @@ impl Subscription {
 }
 
 impl SubState {
+    pub(crate) fn attach(&mut self, id: ConsumerId, mut attached: Attached) {
+        let missed = std::mem::take(&mut self.missed);
+        attached.notes.extend(missed.into_iter().map(|(topic, lost)| Note::Lagged(topic, lost)));
+        self.consumers.insert(id, attached);
+    }
+
     pub(crate) fn streams(&self) -> Vec<Arc<Stream>> {
         self.streams.clone()
     }

@@ -8,10 +8,10 @@
 use crate::error::JournalError;
 use crate::journal::Inner;
 use crate::storage::{LockGuard, Storage, StorageFile};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ pub trait Signal: Send + Sync {
     /// Look again.
     fn signal(&self);
 }
+
+/// How often the disk is asked for its free space at most, when messages come.
+const MEASURE_MICROS: u64 = 10_000;
 
 /// When a record counts as committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +66,8 @@ pub struct CommitterOptions {
     /// Write filler ahead of the records, so that a small commit changes no file size. Also the reserve in which
     /// settlements fit when the disk is full.
     pub preallocate: bool,
+    /// Segment files held open for writing, all journals together.
+    pub max_open_files: usize,
     /// Recently committed bytes kept in memory for readers, all journals together.
     pub tail_cache_bytes: u64,
     #[doc(hidden)]
@@ -77,6 +82,7 @@ impl Default for CommitterOptions {
             max_queued_bytes: 64 << 20,
             disk_floor: 64 << 20,
             preallocate: true,
+            max_open_files: 512,
             tail_cache_bytes: 64 << 20,
             planted: Planted::default(),
         }
@@ -130,6 +136,11 @@ pub struct Committer {
     pub(crate) queued: AtomicU64,
     pub(crate) tail_bytes: AtomicU64,
     free: AtomicU64,
+    // When it was asked, in microseconds since `started`.
+    measured: AtomicU64,
+    // Journals with an open segment, the one opened first in front.
+    open_files: Mutex<VecDeque<Weak<Inner>>>,
+    threaded: AtomicBool,
     stalled: AtomicBool,
     bytes: AtomicU64,
     last_bytes: AtomicU64,
@@ -177,6 +188,9 @@ impl Committer {
             queued: AtomicU64::new(0),
             tail_bytes: AtomicU64::new(0),
             free: AtomicU64::new(free),
+            measured: AtomicU64::new(0),
+            open_files: Mutex::new(VecDeque::new()),
+            threaded: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             last_bytes: AtomicU64::new(0),
@@ -235,6 +249,12 @@ impl Committer {
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
+        // Others fill the disk too. (Without the thread, in a simulation, nothing depends on real time.)
+        if self.threaded.load(Ordering::Relaxed)
+            && self.micros().saturating_sub(self.measured.load(Ordering::Relaxed)) > MEASURE_MICROS
+        {
+            self.measure_disk();
+        }
         let queued = self.queued.load(Ordering::Relaxed);
         let free = self.free.load(Ordering::Relaxed).saturating_sub(queued);
         if self.stalled.load(Ordering::Relaxed) || free < self.options.disk_floor {
@@ -253,6 +273,7 @@ impl Committer {
 
     /// Asks the disk how much is free. Commits ask too; a timer should, while publishing is refused.
     pub fn measure_disk(&self) {
+        self.measured.store(self.micros(), Ordering::Relaxed);
         if let Ok(free) = self.storage.free_bytes(&self.root) {
             self.free.store(free, Ordering::Relaxed);
         }
@@ -273,6 +294,20 @@ impl Committer {
     pub fn notify_next(&self, signal: &Arc<dyn Signal>) {
         let ticket = Ticket(self.committed().0 + 1);
         self.notify(ticket, signal);
+    }
+
+    /// A journal opened a segment to write to: another lets go of its own, if there are too many.
+    pub(crate) fn opened(&self, journal: &Arc<Inner>) {
+        let surplus = {
+            let mut open = lock(&self.open_files);
+            open.push_back(Arc::downgrade(journal));
+            if open.len() > self.options.max_open_files { open.pop_front() } else { None }
+        };
+        if let Some(surplus) = surplus.and_then(|journal| journal.upgrade())
+            && !Arc::ptr_eq(&surplus, journal)
+        {
+            surplus.close_files();
+        }
     }
 
     /// A journal got its first batch: it is part of the next cycle. Called with the journal's state locked.
@@ -324,6 +359,7 @@ impl Committer {
         on_failure: impl FnOnce(JournalError) + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
         let committer = self.clone();
+        self.threaded.store(true, Ordering::Relaxed);
         std::thread::Builder::new().name("postroad-commit".into()).spawn(move || {
             if let Err(error) = committer.run() {
                 on_failure(error);
@@ -399,7 +435,10 @@ impl Committer {
             }
         };
         if let Err(error) = self.write(&mut cycle) {
-            if error.is_disk_full() {
+            if error.is_out_of_files() {
+                tracing::warn!(%error, "too many open files: commits wait until some are closed; raise `ulimit -n`");
+            }
+            if error.is_disk_full() || error.is_out_of_files() {
                 if !self.stalled.swap(true, Ordering::Relaxed) {
                     tracing::warn!("the disk is full: commits wait until space returns");
                     // Only the thread tries again.
@@ -426,6 +465,10 @@ impl Committer {
             if let Some((file, path, bytes)) = journal.write_front()? {
                 files.push((file, path));
                 written += bytes;
+            }
+            if files.len() >= self.options.max_open_files.max(1) && self.options.sync == SyncMode::Fdatasync {
+                self.sync(&files)?;
+                files.clear();
             }
         }
         self.bytes.fetch_add(written, Ordering::Relaxed);

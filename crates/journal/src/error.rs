@@ -66,6 +66,12 @@ impl JournalError {
         Self::Io { op, path: path.to_owned(), source: Arc::new(source) }
     }
 
+    /// True if the process or the system has too many open files: nothing was done, and it passes.
+    pub fn is_out_of_files(&self) -> bool {
+        // EMFILE, ENFILE.
+        matches!(self, Self::Io { source, .. } if matches!(source.raw_os_error(), Some(23 | 24)))
+    }
+
     /// True if it is "no space left on device" or a quota.
     pub fn is_disk_full(&self) -> bool {
         match self {

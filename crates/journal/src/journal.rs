@@ -57,7 +57,9 @@ pub struct JournalStats {
 pub(crate) struct Segment {
     pub(crate) header: Header,
     pub(crate) path: PathBuf,
-    // Open while it is the last one; older ones are opened by who reads them.
+    // Its file exists.
+    pub(crate) created: bool,
+    // Open while it is being written; others are opened by who reads them.
     pub(crate) file: Option<Arc<dyn StorageFile>>,
     // Where each message begins, from `header.base`.
     pub(crate) index: Vec<u32>,
@@ -73,7 +75,16 @@ impl Segment {
     pub(crate) fn new(dir: &Path, header: Header) -> Self {
         let end = header.encode().len() as u64;
         let path = segment::path(dir, header.number);
-        Self { header, path, file: None, index: Vec::new(), priorities: Vec::new(), end, allocated: 0 }
+        Self {
+            header,
+            path,
+            created: false,
+            file: None,
+            index: Vec::new(),
+            priorities: Vec::new(),
+            end,
+            allocated: 0,
+        }
     }
 
     pub(crate) fn next_seq(&self) -> u64 {
@@ -311,12 +322,13 @@ impl Journal {
     /// Before a clean exit, with everything committed: cuts the filler off.
     pub fn close(&self) -> Result<(), JournalError> {
         let mut state = lock(&self.inner.state);
-        let Some(last) = state.segments.back_mut() else { return Ok(()) };
-        if let Some(file) = &last.file {
-            file.set_len(last.end).map_err(|e| JournalError::io("cut", &last.path, e))?;
-            file.sync_all().map_err(|e| JournalError::io("sync", &last.path, e))?;
-            last.allocated = last.end;
-        }
+        let Some(last) = state.segments.back_mut().filter(|s| s.created && s.allocated > s.end) else {
+            return Ok(());
+        };
+        let file = self.inner.reopen(last.file.take(), &last.path)?;
+        file.set_len(last.end).map_err(|e| JournalError::io("cut", &last.path, e))?;
+        file.sync_all().map_err(|e| JournalError::io("sync", &last.path, e))?;
+        last.allocated = last.end;
         Ok(())
     }
 }
@@ -387,9 +399,10 @@ impl Inner {
                 return Err(JournalError::Failed("a batch has no segment".into()));
             };
             let segment = &state.segments[at];
-            let header = segment.file.is_none().then(|| segment.header.clone());
+            let header = (!segment.created).then(|| segment.header.clone());
+            // What this segment follows is sealed before it comes into being.
             let before = header.as_ref().and_then(|_| state.segments.get(at.checked_sub(1)?));
-            let before = before.and_then(|s| s.file.clone().map(|file| (file, s.path.clone())));
+            let before = before.map(|s| (s.file.clone(), s.path.clone(), s.end, s.allocated > s.end));
             (
                 bytes,
                 number,
@@ -401,33 +414,78 @@ impl Inner {
                 before,
             )
         };
-        if let Some((file, path)) = before
-            && self.committer.options.sync == crate::SyncMode::Os
-        {
-            // Whatever a commit means: once a segment has a successor nothing of it may be torn.
-            file.sync_data().map_err(|e| JournalError::io("sync", &path, e))?;
-        }
-        let result = self.write(&bytes, offset, file, &path, allocated, header.as_ref());
+        let was_open = file.is_some();
+        let result = match before {
+            Some((file, path, end, filled)) => self.seal(file, &path, end, filled),
+            None => Ok(()),
+        };
+        let result =
+            result.and_then(|()| self.write(&bytes, offset, file, &path, allocated, header.as_ref()));
         let mut state = lock(&self.state);
         if let Some(batch) = state.queue.front_mut() {
             batch.bytes = bytes;
         }
         let (file, allocated, written) = result?;
-        let mut sealed = None;
         for segment in state.segments.iter_mut().rev() {
             if segment.header.number == number {
                 segment.file = Some(file.clone());
+                segment.created = true;
                 segment.allocated = allocated;
             } else if segment.header.number < number {
-                sealed = segment.file.take().map(|file| (file, segment.path.clone(), segment.end));
+                segment.file = None;
+                segment.allocated = segment.end;
                 break;
             }
         }
         drop(state);
-        if let Some((file, path, end)) = sealed {
-            file.set_len(end).map_err(|e| JournalError::io("cut", &path, e))?;
+        if !was_open {
+            self.committer.opened(self);
         }
         Ok(Some((file, path, written)))
+    }
+
+    /// Cuts the filler off a segment that gets a successor. Nothing of it may be torn any more, whatever a commit means.
+    fn seal(
+        &self,
+        file: Option<Arc<dyn StorageFile>>,
+        path: &Path,
+        end: u64,
+        filled: bool,
+    ) -> Result<(), JournalError> {
+        let unsynced = self.committer.options.sync == crate::SyncMode::Os;
+        if !filled && !unsynced {
+            return Ok(());
+        }
+        let file = self.reopen(file, path)?;
+        if filled {
+            file.set_len(end).map_err(|e| JournalError::io("cut", path, e))?;
+        }
+        if unsynced {
+            file.sync_data().map_err(|e| JournalError::io("sync", path, e))?;
+        }
+        Ok(())
+    }
+
+    fn reopen(
+        &self,
+        file: Option<Arc<dyn StorageFile>>,
+        path: &Path,
+    ) -> Result<Arc<dyn StorageFile>, JournalError> {
+        match file {
+            Some(file) => Ok(file),
+            None => self
+                .committer
+                .storage
+                .open(path, OpenMode::Write)
+                .map_err(|e| JournalError::io("open", path, e)),
+        }
+    }
+
+    /// Lets go of open files: they are opened again when there is something to write.
+    pub(crate) fn close_files(&self) {
+        for segment in &mut lock(&self.state).segments {
+            segment.file = None;
+        }
     }
 
     fn write(
@@ -439,10 +497,9 @@ impl Inner {
         allocated: u64,
         header: Option<&Header>,
     ) -> Result<(Arc<dyn StorageFile>, u64, u64), JournalError> {
-        let file = match (file, header) {
-            (Some(file), _) => file,
-            (None, Some(header)) => self.create(path, header)?,
-            (None, None) => return Err(JournalError::Failed("a segment has neither file nor header".into())),
+        let file = match header {
+            Some(header) => self.create(path, header)?,
+            None => self.reopen(file, path)?,
         };
         file.write_at(bytes, offset).map_err(|e| JournalError::io("write", path, e))?;
         let len = bytes.len() as u64;
@@ -470,6 +527,7 @@ impl Inner {
     /// The header is durable before any record: a segment without one was never used.
     fn create(&self, path: &Path, header: &Header) -> Result<Arc<dyn StorageFile>, JournalError> {
         let storage = &self.committer.storage;
+        storage.create_dir_all(&self.dir).map_err(|e| JournalError::io("create", &self.dir, e))?;
         let file = match storage.open(path, OpenMode::Create) {
             // Left by a try that met a full disk.
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {

@@ -53,8 +53,11 @@ impl Journal {
         fold: &mut dyn FnMut(&RecordView<'_>) -> Result<(), String>,
     ) -> Result<(Self, Recovery), JournalError> {
         let storage = &committer.storage;
-        storage.create_dir_all(dir).map_err(|e| JournalError::io("create", dir, e))?;
-        let entries = storage.list(dir).map_err(|e| JournalError::io("list", dir, e))?;
+        let entries = match storage.list(dir) {
+            // A new log: its directory is made by the first commit, so that whoever asks for it need not wait for the disk.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            other => other.map_err(|e| JournalError::io("list", dir, e))?,
+        };
         let numbers: Vec<u64> =
             entries.iter().filter(|e| !e.is_dir).filter_map(|e| segment::parse_file_name(&e.name)).collect();
         let mut recovery = Recovery::default();
@@ -123,12 +126,14 @@ impl Journal {
             if is_last {
                 write_again(&segment, &*file, &buffer, header_len, last_commit)?;
                 settle_tail(committer, &mut segment, &*file, &buffer, scan.damage.as_ref(), &mut recovery)?;
-                segment.file = Some(file);
             }
+            segment.created = true;
             segments.push_back(segment);
         }
         // Names that a crash left un-synced must not vanish under what is served from them.
-        storage.sync_dir(dir).map_err(|e| JournalError::io("sync", dir, e))?;
+        if !entries.is_empty() {
+            storage.sync_dir(dir).map_err(|e| JournalError::io("sync", dir, e))?;
+        }
         let last_time = recovery.last_time;
         let journal = Self::assemble(committer.clone(), dir.to_owned(), options, segments, last_time);
         Ok((journal, recovery))

@@ -84,6 +84,7 @@ impl Code {
             EngineError::ShuttingDown => Self::ShuttingDown,
             EngineError::Log(LogError::Corrupt { .. }) => Self::Corrupt,
             EngineError::Log(error) if error.is_disk_full() => Self::DiskFull,
+            EngineError::Log(error) if error.is_out_of_files() => Self::Busy,
             _ => Self::Internal,
         }
     }

@@ -45,11 +45,11 @@ pub struct SubOptions {
     /// Where a new subscription starts.
     pub from: StartAt,
     /// After it an un-acked event comes back.
-    pub ack_wait: Duration,
+    pub ack_wait: Option<Duration>,
     /// 0: never a dead letter by itself.
-    pub max_deliveries: u32,
+    pub max_deliveries: Option<u32>,
     /// Waits before redelivery.
-    pub backoff: Vec<Duration>,
+    pub backoff: Option<Vec<Duration>>,
     /// Shared.
     pub group: bool,
 }
@@ -215,9 +215,9 @@ fn sub_options(mut args: &str, now: u64) -> Result<(Option<&str>, SubOptions), R
     let mut options = SubOptions {
         prefetch: 1,
         from: StartAt::New,
-        ack_wait: Duration::from_secs(30),
-        max_deliveries: 0,
-        backoff: Vec::new(),
+        ack_wait: None,
+        max_deliveries: None,
+        backoff: None,
         group: false,
     };
     let mut name = None;
@@ -238,17 +238,18 @@ fn sub_options(mut args: &str, now: u64) -> Result<(Option<&str>, SubOptions), R
                 if !(Duration::from_millis(10)..=Duration::from_secs(24 * 3600)).contains(&wait) {
                     return Err(bad_args("ack_wait is from 10ms to 24h"));
                 }
-                options.ack_wait = wait;
+                options.ack_wait = Some(wait);
             }
             Some(("max_deliveries", value)) => {
-                options.max_deliveries = number("max_deliveries", value, 0, u32::MAX)?;
+                options.max_deliveries = Some(number("max_deliveries", value, 0, u32::MAX)?);
             }
             Some(("backoff", value)) => {
                 let waits: Result<Vec<_>, _> = value.split(',').map(parse_duration).collect();
-                options.backoff = waits.map_err(bad_args)?;
-                if options.backoff.len() > 32 || options.backoff.iter().any(|d| d.as_secs() > 30 * 86_400) {
+                let waits = waits.map_err(bad_args)?;
+                if waits.len() > 32 || waits.iter().any(|d| d.as_secs() > 30 * 86_400) {
                     return Err(bad_args("backoff has at most 32 waits of at most 30d"));
                 }
+                options.backoff = Some(waits);
             }
             _ => {
                 return Err(bad_args(format!(
@@ -425,7 +426,7 @@ mod tests {
         };
         assert_eq!(options.prefetch, 10);
         assert_eq!(options.from, StartAt::Sequence(7));
-        assert_eq!(options.backoff.len(), 2);
+        assert_eq!(options.backoff.map(|waits| waits.len()), Some(2));
         assert!(options.group);
         assert_eq!(parse("", &Words::default(), 0), Ok(None));
     }

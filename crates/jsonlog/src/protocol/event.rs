@@ -16,10 +16,43 @@ pub struct EventKey<'a> {
 
 #[derive(serde::Deserialize)]
 struct Fields<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     priority: Option<&'a RawValue>,
+}
+
+/// A field that is there, `null` included.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    serde::Deserialize::deserialize(deserializer).map(Some)
+}
+
+/// Arrays and objects inside each other.
+const MAX_DEPTH: usize = 127;
+
+/// True if `json`, which is valid, is nested deeper than [`MAX_DEPTH`].
+fn is_too_deep(json: &str) -> bool {
+    // Nearly always there are not even so many of them.
+    if memchr::memchr2_iter(b'[', b'{', json.as_bytes()).take(MAX_DEPTH + 1).count() <= MAX_DEPTH {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Checks that `json` is one JSON object (nested at most 127 deep), and reads its id and priority.
@@ -33,12 +66,15 @@ pub fn check_event(json: &str) -> Result<EventKey<'_>, String> {
         // It counts lines, and there is only one.
         text.replace(" at line 1 column ", " at byte ")
     })?;
+    if is_too_deep(json) {
+        return Err(format!("arrays and objects are nested more than {MAX_DEPTH} deep"));
+    }
     let priority = match fields.priority.map(RawValue::get) {
-        None | Some("null") => 0,
+        None => 0,
         Some(text) => text.parse().map_err(|_| "priority must be an integer of 64 bits")?,
     };
     let id = match fields.id.map(RawValue::get) {
-        None | Some("null") => None,
+        None => None,
         Some(text) if matches!(text.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')) => {
             // A lone surrogate passes where nothing is decoded; as an id it must be text.
             let len = match text.contains('\\') {
@@ -66,10 +102,6 @@ mod tests {
         let key = check_event(r#"{"a":[1,{"id":2}],"priority":-3,"id":"x\"y"}"#).unwrap();
         assert_eq!(key, EventKey { id: Some(r#""x\"y""#), priority: -3 });
         assert_eq!(check_event(r#" {"id":17} "#).unwrap().id, Some("17"));
-        assert_eq!(
-            check_event(r#"{"id":null,"priority":null}"#).unwrap(),
-            EventKey { id: None, priority: 0 }
-        );
     }
 
     #[test]
@@ -97,6 +129,8 @@ mod tests {
             r#"{"priority":1.5}"#,
             r#"{"priority":9223372036854775808}"#,
             r#"{"priority":1,"priority":1}"#,
+            r#"{"id":null}"#,
+            r#"{"priority":null}"#,
             r#"{"id":"\ud800"}"#,
             &deep,
             &long,

@@ -1,16 +1,13 @@
 //! Commands: what each does to the engine, and what it answers.
 
-use super::deliver::{Attachment, push_payload};
+use super::deliver::Attachment;
 use super::framing::{Input, Piece};
-use super::reply::push_event_head;
 use super::{Bye, Mode, Session};
 use crate::protocol::{self, Code, Command, Refusal, SubOptions, Target, check_event};
 use postroad_core::mailbox::{Verdict, Window};
-use postroad_core::retry::RetryPolicy;
 use postroad_core::{Filter, StartAt, Subject};
 use postroad_engine::log::{PayloadKind, Ticket};
-use postroad_engine::{EngineError, NewEvent, Receipt, Stream, SubscribeRequest};
-use std::num::NonZeroU32;
+use postroad_engine::{EngineError, NewEvent, PolicyRequest, Receipt, Stream, SubscribeRequest};
 use std::sync::Arc;
 
 /// Dead letters kicked by one command at most.
@@ -251,12 +248,15 @@ impl Session {
     }
 
     fn bulk(&mut self, topic: &str, count: u64, body: &[u8]) -> Result<(), Refusal> {
-        let text = std::str::from_utf8(body)
-            .map_err(|_| Refusal::new(Code::NotUtf8, "the body is UTF-8 text, one event a line"))?;
-        let text = text.strip_suffix('\n').unwrap_or(text);
+        let Some(body) = body.strip_suffix(b"\n") else {
+            let text = "BYTES does not end at the end of a line; nothing was stored";
+            return Err(Refusal::new(Code::BadArgs, text));
+        };
         let mut events = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(body.len() / 3 + 1));
-        for (i, line) in text.split('\n').enumerate() {
-            let line = line.strip_suffix('\r').unwrap_or(line);
+        for (i, line) in body.split(|b| *b == b'\n').enumerate() {
+            let line = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line)).map_err(|_| {
+                Refusal::new(Code::NotUtf8, format!("line {}: an event is UTF-8 text", i + 1))
+            })?;
             let key = check_event(line)
                 .map_err(|text| Refusal::new(Code::BadEvent, format!("line {}: {text}", i + 1)))?;
             events.push(NewEvent {
@@ -373,10 +373,10 @@ impl Session {
             group: options.group,
             from: options.from,
             window: Window { count: options.prefetch, bytes: u64::MAX },
-            policy: RetryPolicy {
+            policy: PolicyRequest {
                 ack_wait: options.ack_wait,
                 backoff: options.backoff,
-                max_deliveries: NonZeroU32::new(options.max_deliveries),
+                max_deliveries: options.max_deliveries,
             },
         };
         let (consumer, receipt) = self.engine.subscribe(request, self.signal.clone())?;
@@ -468,27 +468,14 @@ impl Session {
     }
 
     fn peek(&mut self, topic: &str, at: &StartAt) -> Result<(), Refusal> {
-        Filter::new(topic).map_err(EngineError::from)?;
-        let missing =
-            || Refusal::new(Code::NotFound, "there is no such event: see stats TOPIC for first and last");
+        let subject = Subject::new(topic).map_err(EngineError::from)?;
         let stream = self
             .engine
-            .stream(topic)
+            .stream(subject.as_str())
             .ok_or_else(|| Refusal::new(Code::NotFound, "there is no such topic: see topics"))?;
-        let stats = stream.log_stats();
-        let seq = match at {
-            StartAt::First => stats.first,
-            StartAt::Last => stats.committed,
-            StartAt::Sequence(seq) => *seq,
-            _ => return Err(missing()),
-        };
-        let event = stream.read(seq)?.ok_or_else(missing)?;
-        let mut line = Vec::with_capacity(event.payload.len() + 64);
-        push_event_head(&mut line, topic, event.seq, 0);
-        push_payload(&mut line, stream.topic().is_dead_letter(), &event);
-        self.replies.text(
-            String::from_utf8(line).map_err(|_| Refusal::new(Code::Corrupt, "the event is not UTF-8"))?,
-        );
+        // What this connection published just before is part of the answer.
+        let ticket = stream.barrier()?;
+        self.replies.peek(stream, at.clone(), ticket);
         Ok(())
     }
 
@@ -500,6 +487,8 @@ impl Session {
             name: Option<String>,
             mode: Option<String>,
         }
+        // An array would do for the fields in their order.
+        let json = if json.trim_start().starts_with('{') { json } else { "" };
         let hello: Hello = serde_json::from_str(json).map_err(|error| {
             Refusal::new(
                 Code::BadArgs,
@@ -528,7 +517,7 @@ impl Session {
             return Err(Refusal::new(Code::Auth, "a token is needed: hello {\"token\":\"…\"}"));
         }
         self.mode = mode;
-        self.name = hello.name.unwrap_or_default();
+        self.hub.rename(self.number, hello.name);
         self.replies.text("ok");
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! What all sessions of a server share: limits, words, tokens, counts.
 
 use crate::protocol::{VERSION, Words};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// Bounds of a session. Each has a default in the protocol document.
@@ -43,6 +45,8 @@ pub struct Hub {
     pub(super) started: Instant,
     connections: AtomicUsize,
     accepted: AtomicU64,
+    // The names that sessions gave themselves, by their number.
+    names: Mutex<BTreeMap<u64, String>>,
     // Bytes of half-sent lines in all sessions.
     partial: AtomicUsize,
 }
@@ -57,6 +61,7 @@ impl Hub {
             started: Instant::now(),
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
+            names: Mutex::new(BTreeMap::new()),
             partial: AtomicUsize::new(0),
         }
     }
@@ -71,12 +76,33 @@ impl Hub {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    pub(super) fn connected(&self) {
+    /// Says the number of the new session.
+    pub(super) fn connected(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.accepted.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn disconnected(&self, held: usize) {
+    pub(super) fn rename(&self, number: u64, name: Option<String>) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        match name {
+            Some(name) => {
+                tracing::info!(connection = number, name, "a client says its name");
+                names.insert(number, name);
+            }
+            None => {
+                names.remove(&number);
+            }
+        }
+    }
+
+    /// The names that sessions gave themselves, at most 1000.
+    pub(super) fn names(&self) -> Vec<String> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.values().take(1000).cloned().collect()
+    }
+
+    pub(super) fn disconnected(&self, number: u64, held: usize) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         self.connections.fetch_sub(1, Ordering::Relaxed);
         self.partial.fetch_sub(held, Ordering::Relaxed);
     }

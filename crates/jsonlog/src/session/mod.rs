@@ -76,7 +76,7 @@ pub struct Session {
     half_closed: bool,
     mode: Mode,
     authorized: bool,
-    name: String,
+    number: u64,
     // No more input; when all replies are out, this is the last line.
     closing: Option<Bye>,
     done: bool,
@@ -87,7 +87,7 @@ pub struct Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
-            .field("name", &self.name)
+            .field("number", &self.number)
             .field("closing", &self.closing)
             .finish_non_exhaustive()
     }
@@ -99,7 +99,7 @@ impl Session {
         let authorized = hub.tokens.is_empty();
         let mut replies = Replies::default();
         replies.text(hub.greeting(engine.sync_mode(), engine.config().dedup_window));
-        hub.connected();
+        let number = hub.connected();
         Self {
             engine,
             hub,
@@ -114,7 +114,7 @@ impl Session {
             half_closed: false,
             mode: Mode::Full,
             authorized,
-            name: String::new(),
+            number,
             closing: None,
             done: false,
             last_stream: None,
@@ -210,6 +210,6 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.hub.disconnected(self.framer.held());
+        self.hub.disconnected(self.number, self.framer.held());
     }
 }

@@ -1,9 +1,11 @@
 //! Replies in the order of the commands, each sent when what it says is durable.
 
 use super::Session;
+use super::deliver::push_payload;
 use crate::protocol::Code;
+use postroad_core::StartAt;
 use postroad_engine::log::{Signal, Ticket};
-use postroad_engine::{Later, Receipt};
+use postroad_engine::{Later, Receipt, Stream};
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -18,6 +20,8 @@ enum Reply {
     At { line: String, ticket: Ticket, opens: Option<u32> },
     /// `ok` this many times, when the ticket is committed.
     Acked { count: u32, ticket: Ticket },
+    /// An event, looked up when the ticket is committed.
+    Peek { stream: Arc<Stream>, at: StartAt, ticket: Ticket },
     /// A line that is true when several steps are done.
     Later { line: String, later: Arc<Later> },
 }
@@ -67,6 +71,11 @@ impl Replies {
         self.queue.push_back(Reply::Stored { first, last, ticket });
     }
 
+    pub(super) fn peek(&mut self, stream: Arc<Stream>, at: StartAt, ticket: Ticket) {
+        self.waiting += 1;
+        self.queue.push_back(Reply::Peek { stream, at, ticket });
+    }
+
     pub(super) fn acked(&mut self, ticket: Ticket) {
         self.waiting += 1;
         if let Some(Reply::Acked { count, ticket: same }) = self.queue.back_mut()
@@ -106,7 +115,10 @@ impl Session {
             let Some(reply) = self.replies.queue.front_mut() else { return };
             let ticket = match reply {
                 Reply::Text(_) => Ticket(0),
-                Reply::Stored { ticket, .. } | Reply::At { ticket, .. } | Reply::Acked { ticket, .. } => {
+                Reply::Stored { ticket, .. }
+                | Reply::At { ticket, .. }
+                | Reply::Peek { ticket, .. }
+                | Reply::Acked { ticket, .. } => {
                     *ticket
                 }
                 Reply::Later { line, later } => match later.poll(&self.signal) {
@@ -137,6 +149,10 @@ impl Session {
                 Reply::Text(line) => {
                     out.extend_from_slice(line.as_bytes());
                     out.push(b'\n');
+                    1
+                }
+                Reply::Peek { stream, at, .. } => {
+                    push_peek(out, stream, at);
                     1
                 }
                 Reply::At { line, opens, .. } => {
@@ -176,6 +192,29 @@ impl Session {
             self.replies.queue.pop_front();
         }
     }
+}
+
+/// The answer to `peek`.
+fn push_peek(out: &mut Vec<u8>, stream: &Stream, at: &StartAt) {
+    let stats = stream.log_stats();
+    let seq = match at {
+        StartAt::First => stats.first,
+        StartAt::Sequence(seq) => *seq,
+        _ => stats.committed,
+    };
+    match stream.read(seq) {
+        Ok(Some(event)) => {
+            push_event_head(out, stream.topic().as_str(), event.seq, 0);
+            push_payload(out, stream.topic().is_dead_letter(), &event);
+        }
+        Ok(None) => {
+            out.extend_from_slice(b"err not-found there is no such event: see stats TOPIC for first and last")
+        }
+        Err(error) => {
+            let _ = write!(out, "err {} {error}", Code::of(&error).as_str());
+        }
+    }
+    out.push(b'\n');
 }
 
 /// `event TOPIC SEQ ATTEMPT `.

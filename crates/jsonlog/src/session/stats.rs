@@ -28,6 +28,7 @@ impl Session {
             "uptime_seconds": self.hub.started.elapsed().as_secs(),
             "connections": self.hub.connections(),
             "connections_total": self.hub.accepted(),
+            "names": self.hub.names(),
             "topics": streams.len(),
             "published": get(&counters.published),
             "delivered": get(&counters.delivered),

@@ -241,3 +241,52 @@ fn peek_takes_nothing() {
     assert_eq!(client.peek("t", "first").seq, 1, "an acked event can still be seen");
     client.err("peek t/* first", "bad-topic");
 }
+
+/// A dead letter that nobody can process stays a dead letter: it is not lost and not wrapped again.
+#[test]
+fn dead_letters_do_not_die_again() {
+    let _turn = turn();
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok("sub t as n from=first");
+    client.ok("pub t {\"id\":1}");
+    client.expect("t", 1, 1);
+    client.ok("bury t 1 reason=one");
+    client.ok("sub $dead/t as doctor from=first max_deliveries=2");
+    client.expect("$dead/t", 1, 1);
+    client.ok("nack $dead/t @1");
+    client.expect("$dead/t", 1, 2);
+    let reply = client.cmd("nack $dead/t @1 reason=hopeless");
+    assert!(reply == "ok" || reply.starts_with("err denied "), "{reply}");
+    client.try_event(A_WHILE);
+    assert_eq!(client.peek("$dead/t", "last").seq, 1);
+    let topics = client.ok("topics $dead/>");
+    assert!(!topics.contains("$dead/$dead"), "{topics}");
+    assert_eq!(client.ok("kick t"), "1");
+    client.expect("t", 2, 1);
+}
+
+#[test]
+fn many_dead_letters_are_kicked_in_parts() {
+    let _turn = turn();
+    let mut server = Server::start();
+    let mut client = server.client();
+    let events: Vec<String> = (1..=10_050).map(|n| format!("{{\"id\":{n}}}")).collect();
+    client.bulk("t", &events);
+    client.ok("sub t as n from=first prefetch=65536");
+    for seq in 1..=10_050 {
+        client.expect("t", seq, 1);
+    }
+    client.ok("bury t @1-@10050 reason=all of them");
+    assert_eq!(client.peek("$dead/t", "last").seq, 10_050);
+    assert_eq!(client.ok("kick t"), "10000");
+    server.bounce9();
+    let mut client = server.client();
+    assert_eq!(client.ok("kick t"), "50");
+    assert_eq!(client.ok("kick t"), "0");
+    client.ok("sub t as n prefetch=65536");
+    for n in 1..=10_050_u64 {
+        let event = client.expect("t", 10_050 + n, 1);
+        assert_eq!(event.json, format!("{{\"id\":{n}}}"));
+    }
+}

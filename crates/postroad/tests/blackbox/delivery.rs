@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::support::{A_WHILE, Client, Event, Server, turn};
+use crate::support::{A_WHILE, Client, Event, Item, Server, turn};
 
 fn seqs(client: &mut Client, count: usize) -> Vec<u64> {
     (0..count).map(|_| client.event().seq).collect()
@@ -336,4 +336,121 @@ fn every_byte_is_carried() {
     drop(client);
     server.bounce9();
     check(&mut server.client());
+}
+
+/// A backlog that is larger than any window or read-ahead: the highest priority of all of it still comes first.
+#[test]
+fn priorities_hold_over_a_long_backlog() {
+    let _turn = turn();
+    let mut server = Server::start();
+    let mut client = server.client();
+    let total = 60_000;
+    let priority = |seq: u64| (seq * 7919) % 101;
+    for start in (1..=total).step_by(5000) {
+        let events: Vec<String> =
+            (start..start + 5000).map(|seq| format!("{{\"priority\":{}}}", priority(seq))).collect();
+        client.bulk("t", &events);
+    }
+    client.publish("t", "{\"priority\":1000}");
+    let mut expected: Vec<u64> = (1..=total).collect();
+    expected.sort_by_key(|seq| (std::cmp::Reverse(priority(*seq)), *seq));
+    expected.insert(0, total + 1);
+    for round in 0..2 {
+        client.ok("sub t as n from=first prefetch=50");
+        for (at, seq) in expected.iter().enumerate().take(3000) {
+            assert_eq!(client.event().seq, *seq, "delivery {at} of round {round}");
+            if at % 50 == 49 {
+                client.ok("ack t @1-@999999");
+            }
+        }
+        expected.drain(..3000);
+        if round == 0 {
+            server.bounce9();
+            client = server.client();
+        }
+    }
+}
+
+/// One connection, many topics, everything pipelined: the replies are in the order of the commands.
+#[test]
+fn replies_of_many_topics_are_in_order() {
+    let _turn = turn();
+    let server = Server::start();
+    let mut client = server.client();
+    let mut lines = String::new();
+    for n in 0..3000 {
+        lines.push_str(&format!("pub o/{} {{\"n\":{n}}}\n", n % 37));
+        if n % 10 == 0 {
+            lines.push_str("nonsense\n");
+        }
+    }
+    let mut writer = client.stream().try_clone().expect("clone");
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut writer, lines.as_bytes()));
+    for n in 0..3000 {
+        assert_eq!(client.reply(), format!("ok {}", n / 37 + 1), "reply {n}");
+        if n % 10 == 0 {
+            assert!(client.reply().starts_with("err bad-command "));
+        }
+    }
+    sender.join().expect("sender").expect("send");
+    for n in 0..37 {
+        let last = client.peek(&format!("o/{n}"), "last");
+        assert_eq!(last.json, format!("{{\"n\":{}}}", (last.seq - 1) * 37 + n));
+    }
+}
+
+/// What was answered with `ok` can be seen by the next command, also when both were sent at once.
+#[test]
+fn a_later_command_sees_what_an_earlier_one_did() {
+    let _turn = turn();
+    let server = Server::start();
+    let mut client = server.client();
+    client.raw(b"pub t {\"n\":1}\npeek t last\npub t {\"n\":2}\npeek t @2\nstats t\n");
+    assert_eq!(client.reply(), "ok 1");
+    assert_eq!(client.reply(), "event t 1 0 {\"n\":1}");
+    assert_eq!(client.reply(), "ok 2");
+    assert_eq!(client.reply(), "event t 2 0 {\"n\":2}");
+    let stats = client.reply();
+    assert!(stats.contains("\"last\":2"), "{stats}");
+}
+
+/// After the `ok` of `unsub` nothing more comes.
+#[test]
+fn unsub_is_the_last_of_it() {
+    let _turn = turn();
+    let server = Server::start();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let mut publisher = server.client();
+    let thread = std::thread::spawn(move || {
+        while stopped.try_recv().is_err() {
+            publisher.raw("pub t {}\n".repeat(50).as_bytes());
+            for _ in 0..50 {
+                publisher.reply();
+            }
+        }
+    });
+    let mut client = server.client();
+    for _ in 0..40 {
+        client.ok("sub t prefetch=1000");
+        client.event();
+        client.send("unsub t");
+        loop {
+            match client.next(Duration::from_secs(5)) {
+                Item::Event(_) => {}
+                Item::Reply(line) => {
+                    assert_eq!(line, "ok");
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        match client.next(Duration::from_millis(10)) {
+            Item::Silence => {}
+            other => panic!("after unsub was ok: {other:?}"),
+        }
+        // What was read before counts as met, not as waiting.
+        while client.try_event(Duration::ZERO).is_some() {}
+    }
+    stop.send(()).expect("stop");
+    thread.join().expect("publisher");
 }

@@ -152,3 +152,19 @@ fn a_taken_port_is_an_error_with_its_name() {
     assert!(done.status.code().is_some_and(|code| code != 0), "{}", done.status);
     assert!(stderr.contains(&port.to_string()) && !stderr.contains("panicked"), "{stderr}");
 }
+
+#[test]
+fn a_data_directory_that_is_none() {
+    let _turn = turn();
+    let home = tempfile::tempdir().expect("temp dir");
+    let file = home.path().join("file");
+    std::fs::write(&file, "not a directory").expect("written");
+    for data in [file.clone(), file.join("below"), "/proc/nothing/here".into()] {
+        let mut server = Setup::default().data(&data).launch();
+        let status = server.wait_exit(PATIENCE);
+        assert!(status.code().is_some_and(|code| code != 0), "{}: {status}", data.display());
+        let stderr = server.stderr();
+        assert!(stderr.contains(&*data.to_string_lossy()) && !stderr.contains("panicked"), "{stderr}");
+    }
+    assert_eq!(std::fs::read_to_string(&file).expect("still there"), "not a directory");
+}

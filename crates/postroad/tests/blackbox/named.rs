@@ -226,3 +226,56 @@ fn what_waits_for_a_name_is_all_there() {
     assert_eq!(seen["w/c"], [1]);
     resub(&mut server.client(), "sub w/> as other");
 }
+
+/// Members join, leave and vanish while the load goes on: every event is done in the end, and none is in two hands.
+#[test]
+fn a_group_whose_members_come_and_go() {
+    let _turn = turn();
+    let server = Server::start();
+    let mut rng = crate::support::seed("a_group_whose_members_come_and_go");
+    let mut publisher = server.client();
+    let total = 1500_u64;
+    let mut next = 1;
+    let mut mates: Vec<Client> = Vec::new();
+    let mut acked = std::collections::BTreeSet::new();
+    let end = std::time::Instant::now() + PATIENCE;
+    while (acked.len() as u64) < total {
+        assert!(std::time::Instant::now() < end, "{} of {total} are acked", acked.len());
+        if next <= total {
+            let events: Vec<String> =
+                (next..(next + 20).min(total + 1)).map(|n| format!("{{\"id\":{n}}}")).collect();
+            publisher.bulk("t", &events);
+            next += events.len() as u64;
+        }
+        if mates.len() < 4 {
+            let mut mate = server.client();
+            mate.ok(&format!("sub t as g group from=first prefetch={}", rng.u8(1..20)));
+            mates.push(mate);
+        }
+        for mate in &mut mates {
+            while let Some(event) = mate.try_event(Duration::from_millis(1)) {
+                assert!(!acked.contains(&event.seq), "after its ack: {event:?}");
+                match rng.u8(0..20) {
+                    0 => drop(mate.ok(&format!("nack t @{}", event.seq))),
+                    1 => {}
+                    _ => {
+                        mate.ok(&format!("ack t @{}", event.seq));
+                        acked.insert(event.seq);
+                    }
+                }
+            }
+        }
+        if rng.u8(0..3) == 0 {
+            let mut gone = mates.swap_remove(rng.usize(..mates.len()));
+            match rng.u8(0..3) {
+                0 => gone.reset(),
+                1 => drop(gone.ok("unsub t as g")),
+                _ => {}
+            }
+        }
+    }
+    let mut last = server.client();
+    mates.clear();
+    last.ok("sub t as g group prefetch=100");
+    last.no_event(A_WHILE);
+}

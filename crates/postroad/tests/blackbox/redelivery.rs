@@ -211,3 +211,37 @@ fn attempts_are_counted_over_connections_and_reasons() {
     client.ok("sub t as n ack_wait=1m");
     client.expect("t", 1, 5);
 }
+
+/// A whole window of leases that end at the same time.
+#[test]
+fn ten_thousand_leases_end_at_once() {
+    let _turn = turn();
+    let server = Server::start();
+    let mut client = server.client();
+    let events: Vec<String> = (1..=10_000).map(|n| format!("{{\"n\":{n}}}")).collect();
+    client.bulk("t", &events);
+    client.ok("sub t from=first prefetch=65536 ack_wait=1s");
+    for attempt in 1..=3 {
+        for seq in 1..=10_000 {
+            client.expect("t", seq, attempt);
+        }
+    }
+    client.ok("ack t @1-@10000");
+    client.no_event(ms(1200));
+}
+
+/// A delayed event is not lost with the server; it comes after its delay at the latest.
+#[test]
+fn a_delay_survives_a_kill() {
+    let _turn = turn();
+    let mut server = Server::start();
+    let mut client = server.client();
+    client.ok("pub t {}");
+    client.ok("sub t as n from=first");
+    client.expect("t", 1, 1);
+    client.ok("nack t @1 delay=1s");
+    server.bounce9();
+    let mut client = server.client();
+    client.ok("sub t as n");
+    assert!(timed(&mut client, 1, 2) < ms(2500));
+}

@@ -253,3 +253,31 @@ fn retention_says_what_it_took() {
     let note = &late.notes[0];
     assert!(note.starts_with("note lagged t ") && note.contains(&(first - 1).to_string()), "{note}");
 }
+
+/// An event may be larger than a segment, a segment boundary may be anywhere.
+#[test]
+fn events_larger_than_a_segment() {
+    let _turn = turn();
+    for preallocate in [true, false] {
+        let mut server =
+            Setup::config(&format!("[journal]\nsegment_bytes = 65536\npreallocate = {preallocate}\n"))
+                .start();
+        let sizes = [10, 70_000, 65_000, 65_400, 65_536, 1_000_000, 100, 900_000, 30_000, 40_000, 5];
+        let event = |size: usize| format!("{{\"p\":\"{}\"}}", "x".repeat(size));
+        let mut client = server.client();
+        for (seq, size) in (1..).zip(sizes) {
+            assert_eq!(client.publish("t", &event(size)), seq);
+        }
+        let all: Vec<String> = sizes.iter().map(|size| event(*size)).collect();
+        assert_eq!(client.bulk("t", &all), "ok 12-22");
+        drop(client);
+        server.bounce9();
+        let mut client = server.client();
+        client.ok("sub t from=first prefetch=3");
+        for (seq, size) in (1..).zip(sizes.iter().chain(&sizes)) {
+            assert!(client.expect("t", seq, 1).json == event(*size), "{seq}");
+            client.ok(&format!("ack t @{seq}"));
+        }
+        assert_eq!(client.publish("t", "{}"), 23);
+    }
+}

@@ -57,16 +57,12 @@ const MERGED: &str = r#"
     < ok 2
     > nonsense
     < err bad-command *
-    > peek {T} first
-    < event {T} 1 0 {"n":1}
     > pub {T} {"n":
     < err bad-event *
     > pub {T} {"n":3}
     < ok 3
     > ack {T} @1
     < err not-in-flight *
-    > peek {T} last
-    < event {T} 3 0 {"n":3}
     > unsub {T}
     < err not-subscribed *
     > sub {T}
