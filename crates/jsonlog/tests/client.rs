@@ -203,7 +203,7 @@ async fn what_a_lost_connection_held_comes_again() {
 async fn nack_touch_and_the_end_of_a_lease() {
     let broker = Broker::start().await;
     let client = broker.client().await;
-    let wanted = SubscribeOptions { ack_wait: Duration::from_millis(400), ..sub("a") };
+    let wanted = SubscribeOptions { ack_wait: Some(Duration::from_millis(400)), ..sub("a") };
     let mut events = client.subscribe(&wanted).await.unwrap();
     publish(&client, "a", "{}").await;
     assert_eq!(next(&mut events).await.attempt, 1);
@@ -228,7 +228,7 @@ async fn nack_touch_and_the_end_of_a_lease() {
 async fn dead_letters_there_and_back() {
     let broker = Broker::start().await;
     let client = broker.client().await;
-    let wanted = SubscribeOptions { max_deliveries: 2, ..named("a", "n") };
+    let wanted = SubscribeOptions { max_deliveries: Some(2), ..named("a", "n") };
     let mut events = client.subscribe(&wanted).await.unwrap();
     let mut dead = client.subscribe(&sub("$dead/>")).await.unwrap();
     publish(&client, "a", r#"{"x":1}"#).await;

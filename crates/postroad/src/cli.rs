@@ -172,12 +172,12 @@ pub(crate) struct SubArgs {
     /// Un-acked events held at once, 1 to 65536 [default: 1 with --as and --count, else 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(crate) prefetch: Option<u32>,
-    /// An un-acked event comes back after this long
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    pub(crate) ack_wait: Duration,
-    /// After N deliveries without an ack the event is a dead letter; 0: never
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) max_deliveries: u32,
+    /// An un-acked event comes back after this long [default: as stored with the name, else 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) ack_wait: Option<Duration>,
+    /// After N deliveries without an ack the event is a dead letter; 0: never [default: as stored with the name, else 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_deliveries: Option<u32>,
     /// How long an event waits before delivery 2, 3, …
     #[arg(long, value_name = "DURATION", value_delimiter = ',', value_parser = duration)]
     pub(crate) backoff: Vec<Duration>,

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Files that are open besides connections: segments, the lock, the listener, the runtime's own.
-const OTHER_FILES: u64 = 256;
+const OTHER_FILES: u64 = 32;
 
 /// Why the server stops.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
             .fix("make the file or the variable exist, readable and not empty")
     })?;
     let style = logging::start(&config.log)?;
-    raise_open_files(config.jsonlog.max_connections as u64);
+    let (segments, connections) = divide_files(raise_open_files(), config.jsonlog.max_connections);
     let outcome = runtime::Builder::new_multi_thread()
         .enable_all()
         // A lone client keeps its thread busy for up to half a millisecond a turn: look for others often.
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(Exit::Internal, "cannot start the runtime").why(error))
         .and_then(|runtime| {
-            let outcome = runtime.block_on(serve(&config, tokens));
+            let outcome = runtime.block_on(serve(&config, tokens, segments, connections));
             // What could not be drained in time does not keep the process.
             runtime.shutdown_background();
             outcome
@@ -63,9 +63,14 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
         .map_err(|failure| if style == Style::Json && !failure.is_logged() { failure.log() } else { failure })
 }
 
-async fn serve(config: &Config, tokens: Vec<String>) -> Result<(), Failure> {
+async fn serve(
+    config: &Config,
+    tokens: Vec<String>,
+    max_open_files: usize,
+    max_connections: usize,
+) -> Result<(), Failure> {
     let (fatal_tx, fatal_rx) = mpsc::channel(1);
-    let engine = Engine::open(engine_config(config)).map_err(|error| cannot_open(config, &error))?;
+    let engine = Engine::open(EngineConfig { max_open_files, ..engine_config(config) }).map_err(|error| cannot_open(config, &error))?;
     engine
         .start(Box::new(move |why| drop(fatal_tx.try_send(why))))
         .map_err(|error| Failure::new(Exit::Internal, "cannot start the engine").why(error))?;
@@ -73,7 +78,7 @@ async fn serve(config: &Config, tokens: Vec<String>) -> Result<(), Failure> {
 
     match config.jsonlog.listen {
         Listen::At(address) => {
-            let server = Server::bind(Arc::clone(&engine), server_config(config, address, tokens))
+            let server = Server::bind(Arc::clone(&engine), ServerConfig { max_connections, ..server_config(config, address, tokens) })
                 .await
                 .map_err(|error| cannot_listen(address, &error))?;
             let address = server.local_addr().unwrap_or(address);
@@ -206,8 +211,8 @@ fn sync_name(sync: Sync) -> &'static str {
     }
 }
 
-/// Each connection is an open file; the soft limit of many systems is 1024.
-fn raise_open_files(connections: u64) {
+/// Each connection is an open file; the soft limit of many systems is 1024. Says how many there may be.
+fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     if let (Some(soft), hard) = (limit.current, limit.maximum)
         && hard.is_none_or(|hard| soft < hard)
@@ -215,15 +220,23 @@ fn raise_open_files(connections: u64) {
     {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-    if let Some(files) = getrlimit(Resource::Nofile).current
-        && files < connections.saturating_add(OTHER_FILES)
-    {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Divides the files that may be open: segments, connections, and some for everything else.
+fn divide_files(files: u64, wanted: usize) -> (usize, usize) {
+    let segments = (files / 4).clamp(8, 512);
+    let connections = files.saturating_sub(segments + OTHER_FILES).max(16);
+    let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+    if connections < wanted {
         tracing::warn!(
             files,
             connections,
-            "fewer files may be open than jsonlog.max_connections needs: raise `ulimit -n`, or lower the setting"
+            wanted,
+            "fewer connections are accepted than jsonlog.max_connections says: raise `ulimit -n`, or lower the setting"
         );
     }
+    (segments as usize, connections.min(wanted))
 }
 
 fn cannot_open(config: &Config, error: &EngineError) -> Failure {

@@ -2,14 +2,14 @@
 #![allow(missing_docs)]
 
 mod cast;
-mod crash_points;
-mod io_errors;
-mod memory;
+
+
+
 mod model;
-mod planted;
+
 mod random;
-mod rules;
-mod rules_disk;
+
+
 mod world;
 
 /// How many times the usual number of random cases: `POSTROAD_CASES`.

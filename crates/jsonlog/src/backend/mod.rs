@@ -224,8 +224,8 @@ fn subscribe_options(o: &SubscribeOptions) -> Result<client::SubscribeOptions> {
             ),
         },
         prefetch: o.window.count.get().min(MAX_PREFETCH),
-        ack_wait: o.ack_wait,
-        max_deliveries: o.max_deliveries.map_or(0, std::num::NonZeroU32::get),
+        ack_wait: Some(o.ack_wait),
+        max_deliveries: Some(o.max_deliveries.map_or(0, std::num::NonZeroU32::get)),
         backoff: o.backoff.clone(),
     })
 }

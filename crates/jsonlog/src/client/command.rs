@@ -70,11 +70,12 @@ pub struct SubscribeOptions {
     /// Events held un-acked at once, 1 to 65536. At most that many are buffered in this process, each at most
     /// [`ClientOptions::max_reply`](super::ClientOptions::max_reply) bytes.
     pub prefetch: u32,
-    /// An un-acked event comes back after this, 10 ms to 24 h.
-    pub ack_wait: Duration,
-    /// After so many deliveries an event is a dead letter; 0: never.
-    pub max_deliveries: u32,
-    /// How long an event waits before delivery 2, 3, …; the last one repeats. Empty: at once.
+    /// An un-acked event comes back after this, 10 ms to 24 h. `None`: as stored with the name, else 30 s.
+    pub ack_wait: Option<Duration>,
+    /// After so many deliveries an event is a dead letter; 0: never. `None`: as stored with the name, else never.
+    pub max_deliveries: Option<u32>,
+    /// How long an event waits before delivery 2, 3, …; the last one repeats. Empty: as stored with the name, else at
+    /// once.
     pub backoff: Vec<Duration>,
 }
 
@@ -86,8 +87,8 @@ impl Default for SubscribeOptions {
             group: false,
             from: StartAt::New,
             prefetch: 1,
-            ack_wait: Duration::from_secs(30),
-            max_deliveries: 0,
+            ack_wait: None,
+            max_deliveries: None,
             backoff: Vec::new(),
         }
     }
@@ -263,9 +264,13 @@ pub(super) fn subscribe(o: &SubscribeOptions) -> Result<String, ClientError> {
         }
         StartAt::Ago(d) => put_duration(&mut line, d),
     }
-    line.push_str(" ack_wait=");
-    put_duration(&mut line, o.ack_wait);
-    let _ = write!(line, " max_deliveries={}", o.max_deliveries);
+    if let Some(wait) = o.ack_wait {
+        line.push_str(" ack_wait=");
+        put_duration(&mut line, wait);
+    }
+    if let Some(max) = o.max_deliveries {
+        let _ = write!(line, " max_deliveries={max}");
+    }
     for (i, d) in o.backoff.iter().enumerate() {
         line.push_str(if i == 0 { " backoff=" } else { "," });
         put_duration(&mut line, *d);
@@ -347,8 +352,8 @@ mod tests {
             group: true,
             from: StartAt::Seq(17),
             prefetch: 100,
-            ack_wait: Duration::from_millis(1500),
-            max_deliveries: 5,
+            ack_wait: Some(Duration::from_millis(1500)),
+            max_deliveries: Some(5),
             backoff: vec![Duration::from_secs(1), Duration::from_micros(1), Duration::ZERO],
         });
         assert_eq!(
@@ -356,7 +361,7 @@ mod tests {
             "sub orders/> as billing prefetch=100 from=@17 ack_wait=1500ms max_deliveries=5 backoff=1s,1ms,0 group"
         );
         let plain = SubscribeOptions { filter: "a".into(), ..Default::default() };
-        assert_eq!(subscribe(&plain).unwrap(), "sub a prefetch=1 from=new ack_wait=30s max_deliveries=0");
+        assert_eq!(subscribe(&plain).unwrap(), "sub a prefetch=1 from=new");
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
         let timed = SubscribeOptions { from: StartAt::Time(at), ..plain.clone() };
         assert!(subscribe(&timed).unwrap().contains("from=1970-01-01T00:00:01.500000000Z"));
