@@ -111,6 +111,10 @@ fn write(
     seq: u64,
     failures: &Failures,
 ) -> Result<Ticket, EngineError> {
+    if stream.topic.is_dead_letter() {
+        // It is one already, and stays where it is.
+        return Ok(Ticket(0));
+    }
     // Removed by retention meanwhile: there is nothing left to bury.
     let Some(event) = stream.read(seq)? else { return Ok(Ticket(0)) };
     shared.admit()?;

@@ -443,13 +443,11 @@ impl Shared {
         let sub = match known {
             Some(sub) => {
                 let stored = sub.shape().clone();
-                if !stored.group && !sub.state().consumers.is_empty() {
+                if !(stored.group && request.group) && !sub.state().consumers.is_empty() {
                     return Err(EngineError::InUse);
                 }
-                let shape = Shape {
-                    group: stored.group || request.group,
-                    policy: request.policy.apply(&stored.policy),
-                };
+                let shape =
+                    Shape { group: request.group, policy: request.policy.apply(&stored.policy) };
                 if !stored.same(&shape) {
                     *sub.shape() = shape;
                     ticket = registry.record(&sub, now)?;

@@ -17,7 +17,7 @@ pub struct SubscribeRequest {
     pub filter: Filter,
     /// With a name the subscription is durable.
     pub name: Option<String>,
-    /// Shared between consumers. A subscription that is shared stays so, and may be joined without saying it.
+    /// Shared between consumers; each of them says so.
     pub group: bool,
     /// Where a new subscription starts.
     pub from: StartAt,

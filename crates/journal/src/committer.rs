@@ -27,6 +27,8 @@ pub trait Signal: Send + Sync {
 
 /// How often the disk is asked for its free space at most, when messages come.
 const MEASURE_MICROS: u64 = 10_000;
+/// With less free than this it is asked each time.
+const ALWAYS_MEASURE: u64 = 64 << 20;
 
 /// When a record counts as committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,7 +253,8 @@ impl Committer {
         }
         // Others fill the disk too. (Without the thread, in a simulation, nothing depends on real time.)
         if self.threaded.load(Ordering::Relaxed)
-            && self.micros().saturating_sub(self.measured.load(Ordering::Relaxed)) > MEASURE_MICROS
+            && (self.free.load(Ordering::Relaxed) < ALWAYS_MEASURE
+                || self.micros().saturating_sub(self.measured.load(Ordering::Relaxed)) > MEASURE_MICROS)
         {
             self.measure_disk();
         }

@@ -2,6 +2,7 @@
 
 use postroad_core::Filter;
 use postroad_core::retry::RetryPolicy;
+use postroad_engine::PolicyRequest;
 use postroad_journal::storage::CrashMode;
 use proptest::prelude::*;
 use std::num::NonZeroU32;
@@ -62,6 +63,15 @@ impl Cast {
             ack_wait: Duration::from_millis(self.ack_wait),
             backoff: self.backoff.iter().copied().map(Duration::from_millis).collect(),
             max_deliveries: NonZeroU32::new(self.max),
+        }
+    }
+
+    pub fn request(&self) -> PolicyRequest {
+        let policy = self.policy();
+        PolicyRequest {
+            ack_wait: Some(policy.ack_wait),
+            backoff: Some(policy.backoff),
+            max_deliveries: Some(self.max),
         }
     }
 

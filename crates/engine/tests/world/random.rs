@@ -6,7 +6,7 @@ use crate::world::{Setup, World};
 use postroad_engine::Retention;
 use postroad_journal::storage::SimStorage;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 /// Runs the world of `seed`; on failure the smallest list of steps that fails.
 pub fn run_seed(setup: &Setup, seed: u64, steps: usize) -> Result<(), String> {
@@ -20,7 +20,13 @@ pub fn run_seed(setup: &Setup, seed: u64, steps: usize) -> Result<(), String> {
             let mut world = World::new(setup, &SimStorage::new(seed));
             world.run(&ops).map_err(TestCaseError::fail)
         })
-        .map_err(|error| format!("seed {seed}, {setup:?}: {error}"))
+        .map_err(|error| match error {
+            TestError::Fail(why, ops) => {
+                let ops: Vec<String> = ops.iter().map(|op| format!("    {op:?}")).collect();
+                format!("seed {seed}, {setup:?}: {why}; the least that does it:\n{}", ops.join("\n"))
+            }
+            TestError::Abort(why) => format!("seed {seed}: {why}"),
+        })
 }
 
 fn run(setup: &Setup, seeds: u64) {

@@ -6,7 +6,7 @@ use postroad_core::StartAt;
 use postroad_core::mailbox::{Verdict, Window};
 use postroad_engine::log::{JournalStore, PayloadKind, Signal, Ticket};
 use postroad_engine::{
-    Consumer, Engine, EngineConfig, EngineError, Later, ManualClock, NewEvent, Planted, Receipt, Retention,
+    Consumer, Engine, EngineConfig, EngineError, Later, ManualClock, NewEvent, Planted, PolicyRequest, Receipt, Retention,
     SubscribeRequest,
 };
 use postroad_journal::CommitterOptions;
@@ -77,6 +77,7 @@ impl Setup {
             preallocate: self.preallocate,
             tail_cache_bytes: self.tail_cache_bytes,
             disk_floor: self.disk_floor,
+            max_open_files: 2,
             planted: self.planted.journal,
             ..CommitterOptions::default()
         };
@@ -282,7 +283,7 @@ impl World {
                 From::Seq(seq) => StartAt::Sequence(seq),
             },
             window: Window { count: it.window, bytes: u64::MAX },
-            policy: it.policy(),
+            policy: it.request(),
         };
         let known = it.name.and_then(|_| self.model.current(cast));
         let busy = known.is_some_and(|sub| !it.group && !self.model.subs[sub].consumers.is_empty());
@@ -313,7 +314,7 @@ impl World {
                     let floor = match from {
                         From::New => u64::MAX,
                         From::First => state.first - 1,
-                        From::Last => state.offered.max(state.first) - 1,
+                        From::Last => (state.events.len() as u64).max(state.first) - 1,
                         From::Seq(seq) => seq.saturating_sub(1).max(state.first - 1),
                     };
                     self.model.join(sub, topic, floor.min(state.events.len() as u64));
@@ -743,7 +744,7 @@ impl World {
                 group: it.group,
                 from: StartAt::New,
                 window: Window { count: u32::MAX, bytes: u64::MAX },
-                policy: postroad_core::retry::RetryPolicy { max_deliveries: None, ..it.policy() },
+                policy: PolicyRequest { max_deliveries: Some(0), ..it.request() },
             };
             let (consumer, _) = engine.subscribe(request, nobody()).map_err(|e| e.to_string())?;
             consumers.push((cast, consumer));
