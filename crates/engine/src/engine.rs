@@ -446,8 +446,7 @@ impl Shared {
                 if !(stored.group && request.group) && !sub.state().consumers.is_empty() {
                     return Err(EngineError::InUse);
                 }
-                let shape =
-                    Shape { group: request.group, policy: request.policy.apply(&stored.policy) };
+                let shape = Shape { group: request.group, policy: request.policy.apply(&stored.policy) };
                 if !stored.same(&shape) {
                     *sub.shape() = shape;
                     ticket = registry.record(&sub, now)?;
@@ -485,6 +484,8 @@ impl Shared {
                 sub
             }
         };
+        // Whoever finds it as another one left it waits for the same commit.
+        let ticket = sub.durable_at(ticket);
         sub.state().attach(id, attached);
         let streams = sub.state().streams();
         drop(registry);

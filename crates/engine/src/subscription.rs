@@ -1,12 +1,13 @@
 //! Subscriptions: who they are, and who consumes them.
 
-use crate::log::Signal;
+use crate::log::{Signal, Ticket};
 use crate::stream::Stream;
 use postroad_core::mailbox::{ConsumerId, Window};
 use postroad_core::retry::RetryPolicy;
 use postroad_core::{Filter, StartAt};
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub(crate) struct Subscription {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) shape: Mutex<Shape>,
     pub(crate) state: Mutex<SubState>,
+    // The commit that makes it durable as it is.
+    durable_at: AtomicU64,
 }
 
 /// What can be replaced by subscribing again.
@@ -95,7 +98,12 @@ pub(crate) struct SubState {
 
 impl Subscription {
     pub(crate) fn new(id: u64, filter: Filter, name: Option<Arc<str>>, shape: Shape) -> Arc<Self> {
-        Arc::new(Self { id, filter, name, shape: Mutex::new(shape), state: Mutex::new(SubState::default()) })
+        Arc::new(Self { id, filter, name, shape: Mutex::new(shape), state: Mutex::new(SubState::default()), durable_at: AtomicU64::new(0) })
+    }
+
+    /// Says when the subscription is durable, after `ticket` was added to what it waits for.
+    pub(crate) fn durable_at(&self, ticket: Ticket) -> Ticket {
+        Ticket(self.durable_at.fetch_max(ticket.0, Ordering::SeqCst).max(ticket.0))
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, SubState> {

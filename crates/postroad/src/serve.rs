@@ -70,7 +70,8 @@ async fn serve(
     max_connections: usize,
 ) -> Result<(), Failure> {
     let (fatal_tx, fatal_rx) = mpsc::channel(1);
-    let engine = Engine::open(EngineConfig { max_open_files, ..engine_config(config) }).map_err(|error| cannot_open(config, &error))?;
+    let engine = Engine::open(EngineConfig { max_open_files, ..engine_config(config) })
+        .map_err(|error| cannot_open(config, &error))?;
     engine
         .start(Box::new(move |why| drop(fatal_tx.try_send(why))))
         .map_err(|error| Failure::new(Exit::Internal, "cannot start the engine").why(error))?;
@@ -78,9 +79,12 @@ async fn serve(
 
     match config.jsonlog.listen {
         Listen::At(address) => {
-            let server = Server::bind(Arc::clone(&engine), ServerConfig { max_connections, ..server_config(config, address, tokens) })
-                .await
-                .map_err(|error| cannot_listen(address, &error))?;
+            let server = Server::bind(
+                Arc::clone(&engine),
+                ServerConfig { max_connections, ..server_config(config, address, tokens) },
+            )
+            .await
+            .map_err(|error| cannot_listen(address, &error))?;
             let address = server.local_addr().unwrap_or(address);
             tracing::info!(%address, sync = sync_name(config.journal.sync), data = %config.server.data.display(), "serving");
             banner(config, address);

@@ -3,12 +3,9 @@
 
 mod cast;
 
-
-
 mod model;
 
 mod random;
-
 
 mod world;
 

@@ -86,7 +86,8 @@ impl Sub {
     pub fn held(&self, consumer: usize) -> Vec<(usize, u64)> {
         let mut held = Vec::new();
         for (topic, mailbox) in &self.boxes {
-            let seqs = mailbox.msgs.iter().filter(|(_, m)| matches!(m.state, State::Held(c, _) if c == consumer));
+            let seqs =
+                mailbox.msgs.iter().filter(|(_, m)| matches!(m.state, State::Held(c, _) if c == consumer));
             held.extend(seqs.map(|(seq, _)| (*topic, *seq)));
         }
         held
@@ -274,7 +275,8 @@ impl Model {
         let title = format!("{} in {}", self.subs[sub].cast().title(), TOPICS[topic]);
         let state = &self.topics[topic];
         let (first, last) = (state.first, state.events.len() as u64);
-        let buried: Vec<u64> = state.deaths.iter().filter(|d| d.sub == sub && d.at.is_some()).map(|d| d.seq).collect();
+        let buried: Vec<u64> =
+            state.deaths.iter().filter(|d| d.sub == sub && d.at.is_some()).map(|d| d.seq).collect();
         let mailbox = self.subs[sub].boxes.entry(topic).or_default();
         let range = first.max(mailbox.floor + 1)..=last;
         if let Some(seq) = pending.keys().find(|seq| !range.contains(seq)) {
@@ -283,7 +285,8 @@ impl Model {
         mailbox.msgs.retain(|seq, _| range.contains(seq));
         for seq in range {
             let msg = mailbox.msgs.entry(seq).or_insert_with(Msg::new);
-            let at_least = msg.tried.iter().filter(|(t, _)| *t <= committed).map(|(_, a)| *a).max().unwrap_or(0);
+            let at_least =
+                msg.tried.iter().filter(|(t, _)| *t <= committed).map(|(_, a)| *a).max().unwrap_or(0);
             let at_most = msg.tried.iter().map(|(_, a)| *a).max().unwrap_or(0);
             match pending.get(&seq) {
                 Some(_) if msg.settled.is_some_and(|ticket| ticket <= committed) => {
@@ -291,7 +294,9 @@ impl Model {
                 }
                 Some(attempt) if !(at_least..=at_most).contains(&(attempt - 1)) => {
                     let had = attempt - 1;
-                    return Err(format!("{title}: {seq} has {had} attempts, {at_least} to {at_most} were logged"));
+                    return Err(format!(
+                        "{title}: {seq} has {had} attempts, {at_least} to {at_most} were logged"
+                    ));
                 }
                 Some(attempt) => {
                     *msg = Msg { attempts: attempt - 1, tried: vec![(0, attempt - 1)], ..Msg::new() };
@@ -317,7 +322,13 @@ impl Msg {
 }
 
 /// The id of a message that is published at `now`; says the earlier one it repeats.
-pub fn remember(ids: &mut HashMap<String, (u64, u64)>, id: &str, seq: u64, now: u64, window: u64) -> Option<u64> {
+pub fn remember(
+    ids: &mut HashMap<String, (u64, u64)>,
+    id: &str,
+    seq: u64,
+    now: u64,
+    window: u64,
+) -> Option<u64> {
     if window == 0 {
         return None;
     }

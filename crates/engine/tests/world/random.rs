@@ -1,7 +1,7 @@
 //! Random worlds.
 
-use crate::cast::{Op, op};
 use crate::cases;
+use crate::cast::{Op, op};
 use crate::world::{Setup, World};
 use postroad_engine::Retention;
 use postroad_journal::storage::SimStorage;
@@ -14,7 +14,7 @@ pub fn run_seed(setup: &Setup, seed: u64, steps: usize) -> Result<(), String> {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases: 1, failure_persistence: None, max_shrink_iters: 3000, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let list = prop::collection::vec(op(true), steps / 2..steps);
+    let list = prop::collection::vec(op(true), 1..steps);
     runner
         .run(&list, |ops: Vec<Op>| {
             let mut world = World::new(setup, &SimStorage::new(seed));
@@ -56,11 +56,23 @@ fn with_retention() {
 #[test]
 fn with_retention_and_small_commits() {
     let retention = Retention { max_events: Some(5), ..Retention::default() };
-    run(&Setup { retention, segment_bytes: 900, max_batch_bytes: 200, dedup_window: 0, ..Setup::default() }, 40);
+    run(
+        &Setup { retention, segment_bytes: 900, max_batch_bytes: 200, dedup_window: 0, ..Setup::default() },
+        40,
+    );
 }
 
 #[test]
 fn with_retention_by_interest() {
     let retention = Retention { interest: true, ..Retention::default() };
-    run(&Setup { retention, segment_bytes: 700, tail_cache_bytes: 1 << 20, dedup_window: 0, ..Setup::default() }, 30);
+    run(
+        &Setup {
+            retention,
+            segment_bytes: 700,
+            tail_cache_bytes: 1 << 20,
+            dedup_window: 0,
+            ..Setup::default()
+        },
+        30,
+    );
 }

@@ -475,7 +475,13 @@ impl Session {
             .ok_or_else(|| Refusal::new(Code::NotFound, "there is no such topic: see topics"))?;
         // What this connection published just before is part of the answer.
         let ticket = stream.barrier()?;
-        self.replies.peek(stream, at.clone(), ticket);
+        let stats = stream.log_stats();
+        let seq = match at {
+            StartAt::First => stats.first,
+            StartAt::Sequence(seq) => *seq,
+            _ => stats.last,
+        };
+        self.replies.peek(stream, seq, ticket);
         Ok(())
     }
 

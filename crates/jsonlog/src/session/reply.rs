@@ -3,7 +3,6 @@
 use super::Session;
 use super::deliver::push_payload;
 use crate::protocol::Code;
-use postroad_core::StartAt;
 use postroad_engine::log::{Signal, Ticket};
 use postroad_engine::{Later, Receipt, Stream};
 use std::collections::VecDeque;
@@ -21,7 +20,7 @@ enum Reply {
     /// `ok` this many times, when the ticket is committed.
     Acked { count: u32, ticket: Ticket },
     /// An event, looked up when the ticket is committed.
-    Peek { stream: Arc<Stream>, at: StartAt, ticket: Ticket },
+    Peek { stream: Arc<Stream>, seq: u64, ticket: Ticket },
     /// A line that is true when several steps are done.
     Later { line: String, later: Arc<Later> },
 }
@@ -71,9 +70,9 @@ impl Replies {
         self.queue.push_back(Reply::Stored { first, last, ticket });
     }
 
-    pub(super) fn peek(&mut self, stream: Arc<Stream>, at: StartAt, ticket: Ticket) {
+    pub(super) fn peek(&mut self, stream: Arc<Stream>, seq: u64, ticket: Ticket) {
         self.waiting += 1;
-        self.queue.push_back(Reply::Peek { stream, at, ticket });
+        self.queue.push_back(Reply::Peek { stream, seq, ticket });
     }
 
     pub(super) fn acked(&mut self, ticket: Ticket) {
@@ -118,9 +117,7 @@ impl Session {
                 Reply::Stored { ticket, .. }
                 | Reply::At { ticket, .. }
                 | Reply::Peek { ticket, .. }
-                | Reply::Acked { ticket, .. } => {
-                    *ticket
-                }
+                | Reply::Acked { ticket, .. } => *ticket,
                 Reply::Later { line, later } => match later.poll(&self.signal) {
                     None => return,
                     Some(Err(error)) => {
@@ -151,8 +148,8 @@ impl Session {
                     out.push(b'\n');
                     1
                 }
-                Reply::Peek { stream, at, .. } => {
-                    push_peek(out, stream, at);
+                Reply::Peek { stream, seq, .. } => {
+                    push_peek(out, stream, *seq);
                     1
                 }
                 Reply::At { line, opens, .. } => {
@@ -195,13 +192,7 @@ impl Session {
 }
 
 /// The answer to `peek`.
-fn push_peek(out: &mut Vec<u8>, stream: &Stream, at: &StartAt) {
-    let stats = stream.log_stats();
-    let seq = match at {
-        StartAt::First => stats.first,
-        StartAt::Sequence(seq) => *seq,
-        _ => stats.committed,
-    };
+fn push_peek(out: &mut Vec<u8>, stream: &Stream, seq: u64) {
     match stream.read(seq) {
         Ok(Some(event)) => {
             push_event_head(out, stream.topic().as_str(), event.seq, 0);

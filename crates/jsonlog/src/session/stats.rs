@@ -69,8 +69,8 @@ fn stream_stats(stream: &Stream, dead: Option<&Stream>) -> Value {
     json!({
         "topic": stream.topic().as_str(),
         "first": log.first,
-        "last": log.committed,
-        "events": log.committed + 1 - log.first.min(log.committed + 1),
+        "last": log.last,
+        "events": log.last + 1 - log.first,
         "bytes": log.bytes,
         "segments": log.segments,
         "index_bytes": stream.memory(),
