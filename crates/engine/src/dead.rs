@@ -130,11 +130,12 @@ fn write(
         id: event.id.as_ref().and_then(|id| String::from_utf8(id.to_vec()).ok()),
     };
     let headers = headers(&event, &death);
-    // After a crash between this record and the settlement the same death comes again: the id finds it.
-    let id = format!("\"{}:{seq}\"", sub.id);
+    // After a crash between this record and the settlement the same death comes again: the id finds it. (Numbers of
+    // subscriptions without a name are used again in another life, but such a subscription does not outlive a crash.)
+    let id = sub.is_durable().then(|| format!("\"{}:{seq}\"", sub.id));
     let new = NewEvent {
         priority: event.priority,
-        id: Some(id.as_bytes()),
+        id: id.as_ref().map(String::as_bytes),
         headers: Some(&headers),
         kind: event.kind,
         payload: &event.payload,

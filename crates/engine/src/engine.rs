@@ -443,7 +443,8 @@ impl Shared {
         let sub = match known {
             Some(sub) => {
                 let stored = sub.shape().clone();
-                if !(stored.group && request.group) && !sub.state().consumers.is_empty() {
+                let may_join = stored.group && request.group;
+                if !may_join && !sub.state().consumers.is_empty() {
                     return Err(EngineError::InUse);
                 }
                 let shape = Shape { group: request.group, policy: request.policy.apply(&stored.policy) };

@@ -46,11 +46,17 @@ pub(crate) fn fold(members: &mut BTreeMap<u64, Folded>, view: &RecordView<'_>) -
     let fields: Fields = serde_json::from_slice(view.line).map_err(|error| error.to_string())?;
     match view.kind {
         "sub" | "cp" => {
+            // A snapshot that a crash cut off behind its `cp` must not take the attempts that older segments tell of.
+            let tried = match members.remove(&fields.n) {
+                Some(known) if view.kind == "cp" => known.tried,
+                _ => BTreeMap::new(),
+            };
             let mut floor = AckFloor::new(fields.floor);
             for (first, last) in fields.r {
                 floor.settle(first, last);
             }
-            members.insert(fields.n, Folded { floor, tried: BTreeMap::new() });
+            let tried = tried.into_iter().filter(|(seq, _)| !floor.is_settled(*seq)).collect();
+            members.insert(fields.n, Folded { floor, tried });
         }
         kind => {
             // Of a subscription that joined in a segment that is gone and was forgotten since.

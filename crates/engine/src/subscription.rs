@@ -98,7 +98,14 @@ pub(crate) struct SubState {
 
 impl Subscription {
     pub(crate) fn new(id: u64, filter: Filter, name: Option<Arc<str>>, shape: Shape) -> Arc<Self> {
-        Arc::new(Self { id, filter, name, shape: Mutex::new(shape), state: Mutex::new(SubState::default()), durable_at: AtomicU64::new(0) })
+        Arc::new(Self {
+            id,
+            filter,
+            name,
+            shape: Mutex::new(shape),
+            state: Mutex::new(SubState::default()),
+            durable_at: AtomicU64::new(0),
+        })
     }
 
     /// Says when the subscription is durable, after `ticket` was added to what it waits for.

@@ -26,6 +26,8 @@ struct JournalLog {
     epoch: u64,
     current: Arc<AtomicU64>,
     salts: AtomicU64,
+    // The commit that ends the last snapshot, which may take several.
+    snapshot_at: AtomicU64,
 }
 
 impl JournalStore {
@@ -68,7 +70,7 @@ impl JournalStore {
         let current = epochs.entry(dir.to_owned()).or_default().clone();
         let epoch = current.fetch_add(1, Ordering::SeqCst) + 1;
         let salts = AtomicU64::new(self.salts.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
-        Ok(Arc::new(JournalLog { journal, epoch, current, salts }))
+        Ok(Arc::new(JournalLog { journal, epoch, current, salts, snapshot_at: AtomicU64::new(0) }))
     }
 
     fn find(&self, dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), LogError> {
@@ -209,7 +211,9 @@ impl Log for JournalLog {
         self.check_epoch()?;
         let salt = self.salts.fetch_add(0x2545_f491_4f6c_dd1d, Ordering::Relaxed);
         self.journal.roll(now, (salt ^ (salt >> 32)) as u32);
-        self.append(now, write)
+        let ticket = self.append(now, write)?;
+        self.snapshot_at.store(ticket.0, Ordering::SeqCst);
+        Ok(ticket)
     }
 
     fn read(&self, seqs: &[u64], out: &mut Vec<Event>) -> Result<(), LogError> {
@@ -238,6 +242,10 @@ impl Log for JournalLog {
 
     fn trim(&self, seq: u64) -> Result<u64, LogError> {
         self.check_epoch()?;
+        // Until the whole snapshot is durable, the segments before it are needed.
+        if self.journal.committer().committed().0 < self.snapshot_at.load(Ordering::SeqCst) {
+            return Ok(self.journal.stats().first);
+        }
         self.journal.trim(seq)
     }
 

@@ -2,8 +2,11 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod cast;
+mod crash_points;
+mod io_errors;
 
 mod model;
+mod planted;
 
 mod random;
 

@@ -181,7 +181,7 @@ impl Model {
         let msg = self.msg(sub, topic, seq);
         msg.state = State::Dying;
         if known.is_some_and(|at| at.is_some()) {
-            msg.state = State::Settled;
+            // Settled now, or with the commit that comes.
             msg.settled = Some(UNKNOWN);
         }
     }

@@ -252,7 +252,7 @@ fn pubn_that_does_not_add_up() {
     match waiting.next(Duration::from_millis(200)) {
         Item::Silence => {}
         Item::Reply(line) => {
-            assert!(line.starts_with("err too-large ") || line.starts_with("err bad-args "), "{line}")
+            assert!(line.starts_with("err too-large ") || line.starts_with("err bad-args "), "{line}");
         }
         other => panic!("{other:?}"),
     }

@@ -54,8 +54,11 @@ fn kill_loop(mut server: Server, mut rng: fastrand::Rng, rounds: usize, configs:
             std::thread::sleep(Duration::from_millis(rng.u64(0..60)));
             server.kill9();
         }
+        let begin = Instant::now();
         server.restart();
+        let started = begin.elapsed();
         truth.check_logs(&mut server.client(), round + 1 == rounds);
+        println!("round {round}: started in {started:?}, checked in {:?}", begin.elapsed() - started);
     }
     truth.check_group(&mut server.client());
     assert!(truth.stored() > rounds * 10, "too little load to prove anything: {}", truth.summary());

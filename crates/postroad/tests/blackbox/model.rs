@@ -111,7 +111,7 @@ impl Truth {
         while let Some(json) = rest.next() {
             let Some(reply) = client.try_reply() else {
                 self.with(|state| {
-                    state.unknown.extend(std::iter::once(json).chain(rest).map(|json| vec![json]))
+                    state.unknown.extend(std::iter::once(json).chain(rest).map(|json| vec![json]));
                 });
                 return false;
             };
