@@ -161,6 +161,9 @@ pub struct Writer<'a> {
     inner: &'a Arc<Inner>,
     state: std::sync::MutexGuard<'a, State>,
     time: u64,
+    // The fields every message of this writer has alike.
+    stamp: Vec<u8>,
+    added: u64,
 }
 
 impl Journal {
@@ -208,7 +211,7 @@ impl Journal {
         let mut state = lock(&self.inner.state);
         state.last_time = state.last_time.max(now);
         let time = state.last_time;
-        Writer { inner: &self.inner, state, time }
+        Writer { inner: &self.inner, state, time, stamp: Vec::new(), added: 0 }
     }
 
     /// Sizes.
@@ -661,7 +664,15 @@ impl Writer<'_> {
         let (Some(segment), Some(batch)) = (state.segments.back_mut(), state.queue.back_mut()) else {
             return;
         };
-        let begin = record::start(&mut batch.bytes, seq, self.time, kind, batch.empty);
+        let begin = if message.is_some() {
+            if self.stamp.is_empty() {
+                self.stamp = record::publish_stamp(self.time);
+            }
+            batch.bytes.reserve(estimate);
+            record::start_publish(&mut batch.bytes, seq, &self.stamp, batch.empty)
+        } else {
+            record::start(&mut batch.bytes, seq, self.time, kind, batch.empty)
+        };
         fields(&mut batch.bytes);
         record::finish(&mut batch.bytes, begin, segment.header.salt);
         batch.empty = false;
@@ -672,6 +683,14 @@ impl Writer<'_> {
             segment.push(u32::try_from(segment.end).unwrap_or(LOST), priority);
         }
         segment.end += written;
-        self.inner.committer.queued.fetch_add(written, Ordering::Relaxed);
+        self.added += written;
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        // Once for all: it is shared with every other writer. The state is still locked, so no commit can subtract it
+        // before.
+        self.inner.committer.queued.fetch_add(self.added, Ordering::Relaxed);
     }
 }

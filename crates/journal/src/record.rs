@@ -124,6 +124,27 @@ pub(crate) fn start(out: &mut Vec<u8>, seq: u64, time: u64, kind: &str, commit_s
     begin
 }
 
+/// What follows the sequence of every message of one time: [`start`] writes the same, number by number.
+pub(crate) fn publish_stamp(time: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(40);
+    out.extend_from_slice(b",\"t\":");
+    push_number(&mut out, time);
+    out.extend_from_slice(b",\"k\":\"pub\"");
+    out
+}
+
+/// [`start`] for a message, with a stamp of [`publish_stamp`].
+pub(crate) fn start_publish(out: &mut Vec<u8>, seq: u64, stamp: &[u8], commit_start: bool) -> usize {
+    let begin = out.len();
+    out.extend_from_slice(b"{\"s\":");
+    push_number(out, seq);
+    out.extend_from_slice(stamp);
+    if commit_start {
+        out.extend_from_slice(b",\"m\":1");
+    }
+    begin
+}
+
 /// Ends the record that began at `begin`: checksum and LF.
 pub(crate) fn finish(out: &mut Vec<u8>, begin: usize, salt: u32) {
     let sum = checksum(salt, &out[begin..]);

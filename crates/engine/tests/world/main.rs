@@ -9,6 +9,7 @@ mod model;
 mod planted;
 
 mod random;
+mod rules;
 
 mod world;
 

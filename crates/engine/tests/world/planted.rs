@@ -8,7 +8,7 @@ use postroad_engine::Planted;
 /// What found it. Panics if nothing does.
 fn is_found(name: &str, planted: Planted) {
     let setup = Setup { planted, ..Setup::default() };
-    if let Err(why) = crash_everywhere(&setup) {
+    if let Err(why) = crash_everywhere(&setup, 1) {
         println!("{name}: found by the crash points: {why}");
         return;
     }

@@ -39,7 +39,7 @@ fn run(setup: &Setup, seeds: u64) {
 
 #[test]
 fn a_random_world_is_as_the_model_says() {
-    run(&Setup::default(), 60);
+    run(&Setup::default(), 100);
 }
 
 #[test]

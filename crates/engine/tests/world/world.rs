@@ -908,7 +908,16 @@ impl World {
                     sub.forgotten.get_or_insert(0);
                     // It may be there without a topic that shows it.
                     match engine.forget(it.filter, it.name.unwrap()) {
-                        Ok(_) => while self.store.as_ref().expect("open").committer().commit_now().map_err(|e| e.to_string())? {},
+                        Ok(_) => {
+                            while self
+                                .store
+                                .as_ref()
+                                .expect("open")
+                                .committer()
+                                .commit_now()
+                                .map_err(|e| e.to_string())?
+                            {}
+                        }
                         Err(EngineError::NotFound(_)) if !exists => {}
                         Err(error) => return fail(error.to_string()),
                     }

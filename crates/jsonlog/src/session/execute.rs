@@ -137,6 +137,9 @@ impl Session {
             self.flush(pending);
             pending.stream = Some(self.stream(topic)?);
         }
+        if pending.events.is_empty() {
+            pending.events.reserve(32);
+        }
         pending.events.push(NewEvent {
             priority: key.priority,
             id: key.id.map(str::as_bytes),

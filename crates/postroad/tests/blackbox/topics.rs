@@ -1,7 +1,7 @@
 //! Wildcards, names of topics that are hard on a file system, retention.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{A_WHILE, Client, Server, Setup, eventually, turn};
 
@@ -280,4 +280,47 @@ fn events_larger_than_a_segment() {
         }
         assert_eq!(client.publish("t", "{}"), 23);
     }
+}
+
+/// Every second event is acked, one by one: as many gaps as there can be. What the log keeps about them must not grow
+/// faster than the acks, nor slow down the next start.
+#[test]
+fn acks_with_gaps_do_not_blow_up_the_log() {
+    let _turn = turn();
+    let mut server = Setup::config("[journal]\nsegment_bytes = 65536\npreallocate = false\n").start();
+    let mut client = server.client();
+    let total = 30_000_u64;
+    for start in (1..=total).step_by(5000) {
+        let events: Vec<String> = (start..start + 5000).map(|n| format!("{{\"id\":{n}}}")).collect();
+        client.bulk("t", &events);
+    }
+    client.ok("sub t as n from=first prefetch=65536");
+    for seq in 1..=total {
+        client.expect("t", seq, 1);
+    }
+    let size = |server: &Server| -> u64 {
+        server.segments().iter().map(|path| std::fs::metadata(path).expect("a segment").len()).sum()
+    };
+    let before = size(&server);
+    let begin = Instant::now();
+    let odd: Vec<u64> = (1..=total).step_by(2).collect();
+    for chunk in odd.chunks(20) {
+        client.raw(chunk.iter().map(|seq| format!("ack t @{seq}\n")).collect::<String>().as_bytes());
+        for _ in chunk {
+            assert_eq!(client.reply(), "ok");
+        }
+    }
+    let (grown, took) = (size(&server) - before, begin.elapsed());
+    println!("{} acks: {grown} bytes in {took:?}", odd.len());
+    assert!(grown < 8 << 20, "{} acks took {grown} bytes of log", odd.len());
+    drop(client);
+    let begin = Instant::now();
+    server.bounce9();
+    assert!(begin.elapsed() < Duration::from_secs(5), "started in {:?}", begin.elapsed());
+    let mut client = server.client();
+    client.ok("sub t as n prefetch=65536");
+    for seq in (2..=total).step_by(2) {
+        client.expect("t", seq, 1);
+    }
+    client.no_event(A_WHILE);
 }
