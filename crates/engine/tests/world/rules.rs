@@ -3,7 +3,7 @@
 use crate::world::{Nobody, Setup, nobody};
 use postroad_core::StartAt;
 use postroad_core::mailbox::{Verdict, Window};
-use postroad_engine::log::{LogStore, MemoryStore, PayloadKind};
+use postroad_engine::log::{JournalStore, LogStore, MemoryStore, PayloadKind};
 use postroad_engine::{
     Consumer, Delivered, Engine, EngineConfig, EngineError, LagPolicy, ManualClock, NewEvent, Note,
     PolicyRequest, Published, Retention, SubscribeRequest,
@@ -15,14 +15,16 @@ use std::time::Duration;
 
 struct Bench {
     engine: Arc<Engine>,
+    // None: in memory.
+    store: Option<Arc<JournalStore>>,
     clock: Arc<ManualClock>,
 }
 
 fn on_disk(config: EngineConfig, storage: &SimStorage) -> Bench {
     let setup = Setup { segment_bytes: config.segment_bytes, ..Setup::default() };
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-    let (_, engine) = setup.open_with(config, storage, &clock, 1).unwrap();
-    Bench { engine, clock }
+    let (store, engine) = setup.open_with(config, storage, &clock, 1).unwrap();
+    Bench { engine, store: Some(store), clock }
 }
 
 fn config() -> EngineConfig {
@@ -32,7 +34,7 @@ fn config() -> EngineConfig {
 fn in_memory() -> Bench {
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
     let store: Arc<dyn LogStore> = Arc::new(MemoryStore::new(1 << 30));
-    Bench { engine: Engine::open_with(config(), store, Some(clock.clone())).unwrap(), clock }
+    Bench { engine: Engine::open_with(config(), store, Some(clock.clone())).unwrap(), store: None, clock }
 }
 
 /// Each delivery scenario on both kinds of log.
@@ -73,7 +75,10 @@ impl Bench {
 
     fn commit(&self) {
         for _ in 0..6 {
-            while self.engine.flush(true) {}
+            match &self.store {
+                Some(store) => while store.committer().commit_now().unwrap() {},
+                None => assert!(!self.engine.flush(true)),
+            }
         }
     }
 
@@ -228,7 +233,7 @@ fn opening_a_log_again_fences_the_first_writer() {
     let storage = SimStorage::new(1);
     let clock = Arc::new(ManualClock::new(1));
     let (store, engine) = Setup::default().open_with(config(), &storage, &clock, 1).unwrap();
-    let bench = Bench { engine, clock };
+    let bench = Bench { engine, store: Some(store.clone()), clock };
     bench.publish("a", 0, None, "1");
     let _second = store.open("a", &mut |_| Ok(())).unwrap();
     let event = NewEvent { priority: 0, id: None, headers: None, kind: PayloadKind::Json, payload: b"2" };
@@ -322,6 +327,26 @@ fn the_catalog_is_compacted() {
         let files = storage.list(Path::new("/data/catalog")).unwrap();
         let bytes: u64 = files.iter().map(|file| file.len).sum();
         assert!(files.len() <= 2 && bytes < 9000, "{files:?}");
+    }
+}
+
+#[test]
+fn a_catalog_whose_snapshot_takes_several_commits_is_never_lost() {
+    let storage = SimStorage::new(1);
+    let setup = Setup { max_batch_bytes: 300, segment_bytes: 1500, ..Setup::default() };
+    let clock = Arc::new(ManualClock::new(1));
+    let (store, engine) = setup.open(&storage, &clock, 1).unwrap();
+    let bench = Bench { engine, store: Some(store.clone()), clock };
+    for promised in 0..40 {
+        drop(bench.sub(request("a", Some(&format!("n{promised}")), 1)));
+        while store.committer().commit_now().unwrap() {
+            bench.engine.maintain().unwrap();
+            let disk = storage.fork(promised);
+            disk.crash(CrashMode::DropUnsynced);
+            let (_, engine) = setup.open(&disk, &bench.clock, 2).unwrap();
+            let there = engine.stream("a").map_or(0, |stream| stream.members().len());
+            assert!(there >= promised, "{there} of {promised} subscriptions are there");
+        }
     }
 }
 

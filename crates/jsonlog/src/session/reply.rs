@@ -199,7 +199,9 @@ fn push_peek(out: &mut Vec<u8>, stream: &Stream, seq: u64) {
             push_payload(out, stream.topic().is_dead_letter(), &event);
         }
         Ok(None) => {
-            out.extend_from_slice(b"err not-found there is no such event: see stats TOPIC for first and last");
+            out.extend_from_slice(
+                b"err not-found there is no such event: see stats TOPIC for first and last",
+            );
         }
         Err(error) => {
             let _ = write!(out, "err {} {error}", Code::of(&error).as_str());

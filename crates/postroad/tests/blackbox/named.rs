@@ -81,8 +81,9 @@ fn options_are_kept_and_replaced() {
     client.ok("pub t {}");
     client.ok("sub t as n from=first ack_wait=200ms backoff=10ms prefetch=7");
     client.expect("t", 1, 1);
-    drop(client);
+    // Killed first: a connection that ends counts an attempt.
     server.bounce9();
+    drop(client);
     let mut client = server.client();
     client.ok("sub t as n");
     client.expect("t", 1, 1);
@@ -210,8 +211,9 @@ fn what_waits_for_a_name_is_all_there() {
         client.publish("w/a", &format!("{{\"n\":{n}}}"));
         client.publish("w/b", &format!("{{\"n\":{n}}}"));
     }
-    drop(client);
+    // Killed first: a connection that ends counts an attempt.
     server.bounce9();
+    drop(client);
     let mut client = server.client();
     client.publish("w/c", "{}");
     client.ok("sub w/> as n prefetch=1000");

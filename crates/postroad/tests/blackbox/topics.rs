@@ -80,8 +80,9 @@ fn later_topics_come_from_their_first_event_even_for_from_new() {
     assert_eq!(got, [("l/new".to_owned(), 1), ("l/old".to_owned(), 2)]);
     client.ok("ack l/new @1");
     client.err("ack l/* @2", "not-in-flight");
-    drop(client);
+    // Killed first: a connection that ends counts an attempt.
     server.bounce9();
+    drop(client);
     let mut client = server.client();
     client.publish("l/third", "{\"n\":3}");
     client.ok("sub l/* as n prefetch=10");
@@ -188,8 +189,9 @@ fn topics_that_file_systems_do_not_like() {
         }
     };
     check(&mut client, 1);
-    drop(client);
+    // Killed first: a connection that ends counts an attempt.
     server.bounce9();
+    drop(client);
     let mut client = server.client();
     check(&mut client, 1);
     for (n, topic) in topics.iter().enumerate() {
@@ -237,8 +239,9 @@ fn retention_says_what_it_took() {
             assert!(event.json.starts_with(&format!("{{\"n\":{seq},")));
         }
         if round == 0 {
-            drop(client);
+            // Killed first: a connection that ends counts an attempt.
             server.bounce9();
+            drop(client);
             client = server.client();
         }
     }
@@ -270,8 +273,9 @@ fn events_larger_than_a_segment() {
         }
         let all: Vec<String> = sizes.iter().map(|size| event(*size)).collect();
         assert_eq!(client.bulk("t", &all), "ok 12-22");
-        drop(client);
+        // Killed first: a connection that ends counts an attempt.
         server.bounce9();
+        drop(client);
         let mut client = server.client();
         client.ok("sub t from=first prefetch=3");
         for (seq, size) in (1..).zip(sizes.iter().chain(&sizes)) {
