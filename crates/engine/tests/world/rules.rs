@@ -337,11 +337,11 @@ fn a_catalog_whose_snapshot_takes_several_commits_is_never_lost() {
     let clock = Arc::new(ManualClock::new(1));
     let (store, engine) = setup.open(&storage, &clock, 1).unwrap();
     let bench = Bench { engine, store: Some(store.clone()), clock };
-    for promised in 0..40 {
+    for promised in 0..40_usize {
         drop(bench.sub(request("a", Some(&format!("n{promised}")), 1)));
         while store.committer().commit_now().unwrap() {
             bench.engine.maintain().unwrap();
-            let disk = storage.fork(promised);
+            let disk = storage.fork(promised as u64);
             disk.crash(CrashMode::DropUnsynced);
             let (_, engine) = setup.open(&disk, &bench.clock, 2).unwrap();
             let there = engine.stream("a").map_or(0, |stream| stream.members().len());
