@@ -69,6 +69,8 @@ pub(crate) struct Segment {
     pub(crate) end: u64,
     // The length of the file.
     pub(crate) allocated: u64,
+    // Where the snapshot at its start ends; 0 if it is not known to have one.
+    snapshot_end: u64,
 }
 
 impl Segment {
@@ -84,6 +86,7 @@ impl Segment {
             priorities: Vec::new(),
             end,
             allocated: 0,
+            snapshot_end: 0,
         }
     }
 
@@ -265,7 +268,11 @@ impl Journal {
     pub fn wants_roll(&self) -> bool {
         let state = lock(&self.inner.state);
         let limit = self.inner.options.segment_bytes.min(MAX_SEGMENT);
-        state.segments.back().is_none_or(|s| s.end >= limit)
+        // A snapshot that is larger than a segment must not fill the next one by itself: what follows it is at least as
+        // large, so that snapshots at most double the log.
+        state.segments.back().is_none_or(|s| {
+            s.end >= limit && (s.end >= MAX_SEGMENT || s.end - s.snapshot_end >= s.snapshot_end)
+        })
     }
 
     /// Begins a new segment. Everything appended from now on goes there; the first records should be the checkpoint
@@ -284,6 +291,13 @@ impl Journal {
         let segment = Segment::new(&self.inner.dir, header);
         state.segments.push_back(segment);
         self.inner.push_batch(&mut state);
+    }
+
+    /// What was appended since [`Journal::roll`] is the snapshot the segment begins with.
+    pub fn end_snapshot(&self) {
+        if let Some(segment) = lock(&self.inner.state).segments.back_mut() {
+            segment.snapshot_end = segment.end;
+        }
     }
 
     /// How many whole segments at the front end before `seq`, and their bytes: what [`Journal::trim`] would delete.

@@ -212,6 +212,7 @@ impl Log for JournalLog {
         let salt = self.salts.fetch_add(0x2545_f491_4f6c_dd1d, Ordering::Relaxed);
         self.journal.roll(now, (salt ^ (salt >> 32)) as u32);
         let ticket = self.append(now, write)?;
+        self.journal.end_snapshot();
         self.snapshot_at.store(ticket.0, Ordering::SeqCst);
         Ok(ticket)
     }

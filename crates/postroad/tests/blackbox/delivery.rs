@@ -225,6 +225,10 @@ fn two_subscriptions_of_one_connection_hold_the_same_event() {
     client.expect("t", 1, 2);
     client.ok("ack t 1");
     client.expect("t", 2, 1);
+    // Both hold the second event: one ack each.
+    client.ok("ack t 2");
+    client.ok("ack t @2");
+    client.err("ack t @2", "not-in-flight");
 }
 
 #[test]

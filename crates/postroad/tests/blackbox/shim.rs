@@ -9,21 +9,23 @@ use tempfile::TempDir;
 
 use crate::support::{Setup, need};
 
-/// The compiled library, made once; removed never, as a `static` is not dropped: it is in the target directory.
+/// The library, compiled once by each run and put in its place whole, so that runs beside each other do not meet.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         need("cc", "gcc");
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let (source, library) =
-            (dir.join("postroad-shim.c"), dir.join(format!("postroad-shim-{}.so", std::process::id())));
+        let own = tempfile::tempdir_in(&dir).expect("a directory in the target directory");
+        let (source, made) = (own.path().join("shim.c"), own.path().join("shim.so"));
         fs::write(&source, include_str!("shim.c")).expect("the source is written");
         let done = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
-            .args([&library, &source])
+            .args([&made, &source])
             .output()
             .expect("cc starts");
         assert!(done.status.success(), "cc: {}", String::from_utf8_lossy(&done.stderr));
+        let library = dir.join("postroad-shim.so");
+        fs::rename(made, &library).expect("the library is moved to its place");
         library
     })
 }

@@ -219,6 +219,8 @@ const BAD_ARGS: &[&str] = &[
     "sub t backoff=,1s",
     "sub t backoff=1s,soon",
     "sub t as",
+    "sub t group",
+    "sub t backoff=1s,31d",
     "sub t as with/slash",
     "sub t as caf\u{e9}",
     "sub t colour=blue",
@@ -271,7 +273,12 @@ fn bad_arguments_are_named() {
             client.ok("unsub t");
         }
     }
+    let many = vec!["1s"; 33].join(",");
+    client.err(&format!("sub t backoff={many}"), "bad-args");
+    client.ok(&format!("sub t backoff={}", &many[3..]));
+    client.ok("unsub t");
     let long = "n".repeat(101);
+    client.err(&format!("hello {{\"name\":\"{long}\"}}"), "bad-args");
     client.err(&format!("sub t as {long}"), "bad-args");
     client.ok(&format!("sub t as {}", &long[1..]));
     // Nothing behind the word: an argument that is not there, or a topic that is none.
@@ -442,6 +449,8 @@ fn quiet_mode_says_only_what_went_wrong() {
     assert!(shown.contains("billing-7"), "the name is not in {shown}");
     client.ok("hello {\"mode\":\"full\"}");
     assert_eq!(client.publish("t", "{}"), 4);
+    let shown = format!("{} {}", other.ok("stats"), other.ok("stats t"));
+    assert!(!shown.contains("billing-7"), "a hello without a name clears it: {shown}");
 }
 
 #[test]
@@ -451,6 +460,8 @@ fn a_token_comes_first() {
     for token in ["sesame", "second"] {
         let mut client = server.client();
         client.err("pub t {}", "auth");
+        client.send("help");
+        while let Item::Help(_) = client.next(PATIENCE) {}
         let body = "quit\nquit\n{\"a\":\"bc\"}\n";
         client.raw(format!("pubn t 3 {}\n{body}", body.len()).as_bytes());
         assert!(client.reply().starts_with("err auth "));
@@ -458,6 +469,9 @@ fn a_token_comes_first() {
         client.err("hello {\"token\":\"open\"}", "auth");
         client.ok(&format!("hello {{\"token\":\"{token}\"}}"));
         client.ok("pub t {}");
+        let mut stranger = server.client();
+        stranger.ok("quit");
+        stranger.expect_bye("quit");
     }
     assert!(!server.stderr().contains("sesame"), "the token is in the log");
 }
