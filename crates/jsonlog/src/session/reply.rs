@@ -120,6 +120,8 @@ impl Session {
                 | Reply::Acked { ticket, .. } => *ticket,
                 Reply::Later { line, later } => match later.poll(&self.signal) {
                     None => return,
+                    // The disk failed: what became of the command is unknown, and `bye` says it.
+                    Some(Err(_)) if self.engine.failure().is_some() => return,
                     Some(Err(error)) => {
                         let text = format!("err {} {error}", Code::of(&error).as_str());
                         *reply = Reply::Text(text);
