@@ -88,7 +88,7 @@ fn every_event_is_counted_once_on_its_way_through() {
     }
     loader.tally.limit = 3000;
     loader.kick().unwrap();
-    loader.run_until(LIMIT, |tally| tally.acked == 3000).unwrap();
+    loader.run_until(LIMIT, |tally| tally.acked == 3000 && tally.confirmed == 3000).unwrap();
     let tally = &loader.tally;
     assert_eq!((tally.sent, tally.confirmed, tally.delivered), (3000, 3000, 3000));
     assert_eq!((tally.publish.len(), tally.delivery.len()), (3000, 3000));
