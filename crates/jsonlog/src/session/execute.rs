@@ -189,8 +189,7 @@ impl Session {
         }
         match stream.publish(events) {
             Ok(published) if self.mode == Mode::Quiet => {
-                // Nothing to say, but a `bye` must not overtake the commit.
-                self.engine.notify(published.ticket, &self.signal);
+                self.replies.silent(published.ticket);
             }
             Ok(published) if published.duplicates > 0 => {
                 let line = format!("ok {} duplicate", published.duplicate_of);
@@ -232,7 +231,7 @@ impl Session {
         }
         for ticket in settled {
             match (ticket, &failure) {
-                (Some(_), _) if self.mode == Mode::Quiet => {}
+                (Some(ticket), _) if self.mode == Mode::Quiet => self.replies.silent(ticket),
                 (Some(ticket), _) => self.replies.acked(ticket),
                 (None, Some(refusal)) => {
                     let refusal = refusal.clone();
@@ -276,6 +275,7 @@ impl Session {
         }
         let published = self.stream(topic)?.publish(&events)?;
         if self.mode == Mode::Quiet {
+            self.replies.silent(published.ticket);
             return Ok(());
         }
         let mut line = format!("ok {}-{}", published.first, published.last);

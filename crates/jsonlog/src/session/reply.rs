@@ -86,6 +86,14 @@ impl Replies {
         self.queue.push_back(Reply::Acked { count: 1, ticket });
     }
 
+    /// No reply, but those that come after wait for this commit too: in quiet mode the next `ok` covers what was before.
+    pub(super) fn silent(&mut self, ticket: Ticket) {
+        let same = matches!(self.queue.back(), Some(Reply::Acked { ticket: last, .. }) if *last == ticket);
+        if !same {
+            self.queue.push_back(Reply::Acked { count: 0, ticket });
+        }
+    }
+
     pub(super) fn at(&mut self, line: impl Into<String>, ticket: Ticket, opens: Option<u32>) {
         self.waiting += 1;
         self.queue.push_back(Reply::At { line: line.into(), ticket, opens });
