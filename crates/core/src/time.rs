@@ -158,8 +158,14 @@ fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
 
 /// Where a backend gets its time from; injectable, so that tests and simulations own it.
 pub trait Clock: Send + Sync {
-    /// The time now. Never earlier than an earlier answer.
+    /// The time now, rounded down. Never earlier than an earlier answer.
     fn now(&self) -> Timestamp;
+
+    /// What has wholly passed. Deadlines are held against this and not against [`now`](Self::now): a wait of `n`
+    /// milliseconds that began within a millisecond must not end before its time.
+    fn passed(&self) -> Timestamp {
+        self.now()
+    }
 }
 
 /// The wall clock as it stood when this was made, counted on by the monotonic clock: setting the system's time
@@ -173,7 +179,12 @@ pub struct SystemClock {
 impl SystemClock {
     /// Reads the wall clock.
     pub fn new() -> Self {
-        Self { wall: Timestamp::now(), start: Instant::now() }
+        Self::starting_at_least(Timestamp::EPOCH)
+    }
+
+    /// Reads the wall clock and starts there, but not before `floor`: time does not go back over a restart either.
+    pub fn starting_at_least(floor: Timestamp) -> Self {
+        Self { wall: Timestamp::now().max(floor), start: Instant::now() }
     }
 }
 
@@ -186,6 +197,10 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         self.wall.saturating_add(self.start.elapsed())
+    }
+
+    fn passed(&self) -> Timestamp {
+        Timestamp(self.now().0.saturating_sub(1))
     }
 }
 
@@ -215,6 +230,10 @@ impl Clock for ManualClock {
 impl<C: Clock + ?Sized> Clock for std::sync::Arc<C> {
     fn now(&self) -> Timestamp {
         (**self).now()
+    }
+
+    fn passed(&self) -> Timestamp {
+        (**self).passed()
     }
 }
 

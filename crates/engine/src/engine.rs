@@ -1,6 +1,5 @@
 //! The engine: all streams and subscriptions of one data directory.
 
-use crate::clock::{Clock, SystemClock};
 use crate::config::{EngineConfig, SyncMode};
 use crate::consumer::Consumer;
 use crate::error::EngineError;
@@ -12,7 +11,7 @@ use crate::subscription::{Attached, Shape, SubscribeRequest, Subscription};
 use postroad_core::dedup::DedupWindow;
 use postroad_core::mailbox::ConsumerId;
 use postroad_core::retry::RetryPolicy;
-use postroad_core::{StartAt, Subject};
+use postroad_core::{Clock, StartAt, Subject, SystemClock, Timestamp};
 use postroad_journal::CommitterOptions;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -129,7 +128,8 @@ impl Engine {
             last_time = last_time.max(fold.last_time);
             opened.push((topic, log, fold));
         }
-        let clock = clock.unwrap_or_else(|| Arc::new(SystemClock::starting_at_least(last_time)));
+        let clock = clock
+            .unwrap_or_else(|| Arc::new(SystemClock::starting_at_least(Timestamp::from_millis(last_time))));
         let shared = Arc::new(Shared {
             config,
             store,
@@ -152,7 +152,7 @@ impl Engine {
                 shared.join_all(&mut registry, &stream, &fold)?;
                 shared.insert(stream);
             }
-            registry.compact(shared.clock.now())?;
+            registry.compact(shared.now())?;
         }
         let engine = Arc::new(Self { shared, timer: Mutex::new(None) });
         Ok(engine)
@@ -185,7 +185,7 @@ impl Engine {
         }
         let mut logs: Vec<Arc<dyn Log>> = self.shared.streams().iter().map(|s| s.log.clone()).collect();
         logs.extend(lock(&self.shared.registry).catalog());
-        let now = self.shared.clock.now();
+        let now = self.shared.now();
         if self.shared.store.failure().is_none() {
             for log in &logs {
                 // Marks the records before it as durable, for whoever checks the log later.
@@ -216,7 +216,7 @@ impl Engine {
 
     /// The engine's clock, milliseconds since 1970.
     pub fn now(&self) -> u64 {
-        self.shared.clock.now()
+        self.shared.now()
     }
 
     /// What it was told.
@@ -352,6 +352,11 @@ fn new_dedup(config: &EngineConfig, topic: &Subject) -> Option<DedupWindow<Arc<[
 }
 
 impl Shared {
+    /// Milliseconds since 1970.
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now().as_millis()
+    }
+
     pub(crate) fn admit(&self) -> Result<(), EngineError> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(EngineError::ShuttingDown);
@@ -437,7 +442,7 @@ impl Shared {
         let id = self.next_consumer();
         let attached = Attached { signal, window: request.window, notes: Vec::new() };
         let mut registry = lock(&self.registry);
-        let now = self.clock.now();
+        let now = self.now();
         let mut ticket = Ticket(0);
         let known = request.name.as_deref().and_then(|name| registry.find(request.filter.as_str(), name));
         let sub = match known {
@@ -519,7 +524,7 @@ impl Shared {
         let ticket = {
             let mut registry = lock(&self.registry);
             registry.remove(sub);
-            registry.record_forgotten(sub, self.clock.now())?
+            registry.record_forgotten(sub, self.now())?
         };
         self.remove_members(sub);
         self.store.flush(false);
@@ -559,11 +564,11 @@ impl Shared {
     }
 
     fn tick(self: &Arc<Self>) -> Result<(), EngineError> {
-        let now = self.clock.now();
+        let passed = self.clock.passed().as_millis();
         let mut topics = Vec::new();
         {
             let mut timers = lock(&self.timers);
-            while timers.due.first().is_some_and(|(due, _)| *due <= now) {
+            while timers.due.first().is_some_and(|(due, _)| *due <= passed) {
                 topics.extend(timers.due.pop_first().map(|(_, topic)| topic));
             }
         }
@@ -617,12 +622,10 @@ fn run_timers(shared: &Weak<Shared>) {
             if timers.stop {
                 return;
             }
-            let now = shared.clock.now();
-            let next = timers.due.first().map_or(u64::MAX, |(due, _)| due.saturating_sub(now));
+            let passed = shared.clock.passed().as_millis();
+            let next = timers.due.first().map_or(u64::MAX, |(due, _)| due.saturating_sub(passed));
             let wait = Duration::from_millis(next).min(MAINTAIN.saturating_sub(maintained.elapsed()));
             if !wait.is_zero() {
-                // The clock counts whole milliseconds: not a wait that ends just before the deadline.
-                let wait = wait.max(Duration::from_millis(1));
                 drop(shared.timer_wake.wait_timeout(timers, wait).unwrap_or_else(PoisonError::into_inner));
             }
         }

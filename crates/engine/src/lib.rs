@@ -23,7 +23,6 @@
 //! # }
 //! ```
 
-mod clock;
 mod config;
 mod consumer;
 mod dead;
@@ -38,7 +37,6 @@ mod stream;
 mod subscription;
 mod trie;
 
-pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{EngineConfig, LagPolicy, Planted, Retention, SyncMode};
 pub use consumer::{Consumer, Delivered};
 pub use dead::Death;

@@ -216,7 +216,7 @@ impl Stream {
     /// When everything that was published here so far is committed.
     pub fn barrier(&self) -> Result<Ticket, EngineError> {
         let shared = self.shared()?;
-        Ok(self.log.append(shared.clock.now(), &mut |_| {})?)
+        Ok(self.log.append(shared.now(), &mut |_| {})?)
     }
 
     /// Reads a committed message, taking nothing.
@@ -255,7 +255,7 @@ impl Stream {
         events: &[NewEvent<'_>],
         again: bool,
     ) -> Result<Published, EngineError> {
-        let now = shared.clock.now();
+        let now = shared.now();
         let mut published =
             Published { first: 0, last: 0, duplicates: 0, duplicate_of: 0, ticket: Ticket(0) };
         let mut guard = self.state();
@@ -334,7 +334,7 @@ impl Stream {
         from: &StartAt,
         folded: Option<&Folded>,
     ) -> Result<Ticket, EngineError> {
-        let now = shared.clock.now();
+        let now = shared.now();
         let stats = self.log.stats();
         let floor = match from {
             StartAt::Time(time) => self.log.seek_time(time.as_millis())? - 1,
@@ -445,7 +445,7 @@ impl Stream {
         max_bytes: usize,
         taken: &mut Vec<Taken>,
     ) -> bool {
-        let now = shared.clock.now();
+        let now = shared.now();
         let mut effects = Effects::default();
         let mut guard = self.state();
         let state = &mut *guard;
@@ -504,7 +504,7 @@ impl Stream {
         first: u64,
         last: u64,
     ) -> usize {
-        let now = shared.clock.now();
+        let now = shared.now();
         let mut state = self.state();
         let Some(member) = state.members.get_mut(&sub) else { return 0 };
         let held = member.mailbox.held(consumer, first, last);
@@ -518,8 +518,9 @@ impl Stream {
             state.timer = None;
             state.members.keys().copied().collect()
         };
+        let passed = shared.clock.passed().as_millis();
         for id in ids {
-            self.change(shared, id, |member, now, records| member.mailbox.tick(now, records))?;
+            self.change(shared, id, |member, _, records| member.mailbox.tick(passed, records))?;
         }
         Ok(())
     }
@@ -531,7 +532,7 @@ impl Stream {
         id: u64,
         change: impl FnOnce(&mut Member, Millis, &mut Vec<Record>),
     ) -> Result<Receipt, EngineError> {
-        let now = shared.clock.now();
+        let now = shared.now();
         let mut effects = Effects::default();
         let mut records = Vec::new();
         let mut guard = self.state();
@@ -685,7 +686,7 @@ impl Stream {
 
     /// Removes what retention does not keep; reports and detaches who lags.
     pub(crate) fn maintain(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<(), EngineError> {
-        let now = shared.clock.now();
+        let now = shared.now();
         let config = &shared.config;
         let mut detach = Vec::new();
         let mut notes = Vec::new();

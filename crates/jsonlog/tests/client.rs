@@ -199,6 +199,23 @@ async fn what_a_lost_connection_held_comes_again() {
     two.ack("a", "x y").await.unwrap().await.unwrap();
 }
 
+/// The clock counts whole milliseconds; a delay that begins within one still lasts.
+#[tokio::test]
+async fn a_delay_never_ends_before_its_time() {
+    let broker = Broker::start().await;
+    let client = broker.client().await;
+    let mut events = client.subscribe(&sub("a")).await.unwrap();
+    publish(&client, "a", "{}").await;
+    let delay = Duration::from_millis(3);
+    for _ in 0..50 {
+        next(&mut events).await;
+        let began = Instant::now();
+        client.nack("a", 1, Some(delay), "").await.unwrap().await.unwrap();
+        assert!(next(&mut events).await.received >= began + delay);
+        client.nack("a", 1, None, "").await.unwrap().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn nack_touch_and_the_end_of_a_lease() {
     let broker = Broker::start().await;

@@ -1,12 +1,12 @@
 //! Rules by name, each on the simulated disk; those of delivery in memory too.
 
 use crate::world::{Nobody, Setup, nobody};
-use postroad_core::StartAt;
 use postroad_core::mailbox::{Verdict, Window};
+use postroad_core::{ManualClock, StartAt, Timestamp};
 use postroad_engine::log::{JournalStore, LogStore, MemoryStore, PayloadKind};
 use postroad_engine::{
-    Consumer, Delivered, Engine, EngineConfig, EngineError, LagPolicy, ManualClock, NewEvent, Note,
-    PolicyRequest, Published, Retention, SubscribeRequest,
+    Consumer, Delivered, Engine, EngineConfig, EngineError, LagPolicy, NewEvent, Note, PolicyRequest,
+    Published, Retention, SubscribeRequest,
 };
 use postroad_journal::storage::{CrashMode, SimStorage, Storage};
 use std::path::Path;
@@ -22,7 +22,7 @@ struct Bench {
 
 fn on_disk(config: EngineConfig, storage: &SimStorage) -> Bench {
     let setup = Setup { segment_bytes: config.segment_bytes, ..Setup::default() };
-    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
     let (store, engine) = setup.open_with(config, storage, &clock, 1).unwrap();
     Bench { engine, store: Some(store), clock }
 }
@@ -32,7 +32,7 @@ fn config() -> EngineConfig {
 }
 
 fn in_memory() -> Bench {
-    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_700_000_000_000)));
     let store: Arc<dyn LogStore> = Arc::new(MemoryStore::new(1 << 30));
     Bench { engine: Engine::open_with(config(), store, Some(clock.clone())).unwrap(), store: None, clock }
 }
@@ -83,7 +83,7 @@ impl Bench {
     }
 
     fn pass(&self, millis: u64) {
-        self.clock.advance(millis);
+        self.clock.advance(Duration::from_millis(millis));
         self.engine.tick().unwrap();
         self.commit();
     }
@@ -231,7 +231,7 @@ fn an_id_is_remembered_over_a_restart_as_text() {
 #[test]
 fn opening_a_log_again_fences_the_first_writer() {
     let storage = SimStorage::new(1);
-    let clock = Arc::new(ManualClock::new(1));
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
     let (store, engine) = Setup::default().open_with(config(), &storage, &clock, 1).unwrap();
     let bench = Bench { engine, store: Some(store.clone()), clock };
     bench.publish("a", 0, None, "1");
@@ -334,7 +334,7 @@ fn the_catalog_is_compacted() {
 fn a_catalog_whose_snapshot_takes_several_commits_is_never_lost() {
     let storage = SimStorage::new(1);
     let setup = Setup { max_batch_bytes: 300, segment_bytes: 1500, ..Setup::default() };
-    let clock = Arc::new(ManualClock::new(1));
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
     let (store, engine) = setup.open(&storage, &clock, 1).unwrap();
     let bench = Bench { engine, store: Some(store.clone()), clock };
     for promised in 0..40_usize {

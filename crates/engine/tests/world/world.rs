@@ -2,11 +2,11 @@
 
 use crate::cast::{CASTS, From, Op, TOPICS};
 use crate::model::{Death, Ev, Model, State, Sub, UNKNOWN, remember};
-use postroad_core::StartAt;
 use postroad_core::mailbox::{Verdict, Window};
+use postroad_core::{Clock as _, ManualClock, StartAt, Timestamp};
 use postroad_engine::log::{JournalStore, PayloadKind, Signal, Ticket};
 use postroad_engine::{
-    Consumer, Engine, EngineConfig, EngineError, Later, ManualClock, NewEvent, Planted, Receipt, Retention,
+    Consumer, Engine, EngineConfig, EngineError, Later, NewEvent, Planted, Receipt, Retention,
     SubscribeRequest,
 };
 use postroad_journal::CommitterOptions;
@@ -130,8 +130,7 @@ fn fail<T>(what: impl Into<String>) -> Result<T, String> {
 }
 
 fn now_of(world: &World) -> u64 {
-    use postroad_engine::Clock;
-    world.clock.now()
+    world.clock.now().as_millis()
 }
 
 impl World {
@@ -139,7 +138,7 @@ impl World {
         Self {
             setup: setup.clone(),
             storage: storage.clone(),
-            clock: Arc::new(ManualClock::new(START)),
+            clock: Arc::new(ManualClock::new(Timestamp::from_millis(START))),
             store: None,
             engine: None,
             consumers: Vec::new(),
@@ -547,7 +546,7 @@ impl World {
     }
 
     fn pass(&mut self, millis: u64) -> Check {
-        self.clock.advance(millis);
+        self.clock.advance(Duration::from_millis(millis));
         self.engine().tick().map_err(|e| e.to_string())?;
         let now = now_of(self);
         self.model.tick(now);

@@ -3,12 +3,13 @@
 use super::{Check, World, fail, nobody, now_of};
 use crate::cast::{CASTS, LONG, TOPICS};
 use crate::model::{Model, Pending, State};
-use postroad_core::StartAt;
 use postroad_core::mailbox::Window;
-use postroad_engine::{EngineError, ManualClock, PolicyRequest, SubscribeRequest};
+use postroad_core::{ManualClock, StartAt, Timestamp};
+use postroad_engine::{EngineError, PolicyRequest, SubscribeRequest};
 use postroad_journal::storage::CrashMode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 impl World {
     pub(super) fn restart(&mut self) -> Check {
@@ -76,7 +77,7 @@ impl World {
     /// What a consumer of each subscription gets from a copy of the disk.
     fn probe(&self) -> Result<(Pending, BTreeSet<(usize, usize)>), String> {
         let disk = self.storage.fork(self.lives);
-        let clock = Arc::new(ManualClock::new(now_of(self)));
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(now_of(self))));
         let (_store, engine) =
             self.setup.open(&disk, &clock, self.lives + 1000).map_err(|e| format!("cannot open: {e}"))?;
         let mut there = BTreeSet::new();
@@ -102,7 +103,7 @@ impl World {
             let (consumer, _) = engine.subscribe(request, nobody()).map_err(|e| e.to_string())?;
             consumers.push((cast, consumer));
         }
-        clock.advance(LONG);
+        clock.advance(Duration::from_millis(LONG));
         engine.tick().map_err(|e| e.to_string())?;
         let mut pending = Pending::new();
         for (cast, consumer) in &consumers {
