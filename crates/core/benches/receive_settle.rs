@@ -1,9 +1,11 @@
 //! What receive + settle costs for each message through `dyn Subscription` and `AckToken`. `cargo bench -p postroad-core`
 //!
-//! - `bare`: a backend that only hands out envelopes and queues verdicts under a lock. The price of the traits and the
-//!   token; the budget of 60 ns is about this.
+//! - `bare`: a backend that only hands out envelopes and queues verdicts under a lock: the price of the traits and the
+//!   token.
 //! - `memory`: the whole memory backend, with windows, leases, attempts and the log. Small backlogs stay in the caches;
 //!   large ones show what the memory itself takes.
+//!
+//! A consumer settles `one by one`, or its batch `together` with `settle_all`. The budget is 60 ns for each message.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use postroad_core::memory::{Memory, Options};
 use postroad_core::{
     AckSink, AckToken, Backend, Capabilities, Delivery, DrainReport, Envelope, Outcome, Publisher, Result,
-    Settled, Subject, SubscribeOptions, Subscription, SystemClock, Timestamp, block_on,
+    Settled, Subject, SubscribeOptions, Subscription, SystemClock, Timestamp, block_on, settle_all,
 };
 
 /// Published and received in each measurement altogether.
@@ -32,11 +34,20 @@ fn publish(publisher: &dyn Publisher, count: usize) -> Duration {
     start.elapsed()
 }
 
+#[derive(Clone, Copy)]
+enum Settle {
+    OneByOne,
+    Together,
+}
+
+const WAYS: [(Settle, &str); 2] = [(Settle::OneByOne, "one by one"), (Settle::Together, "together")];
+
 fn receive_and_settle(
     subscription: &mut dyn Subscription,
     batch: &mut Vec<Delivery>,
     max: usize,
     count: usize,
+    settle: Settle,
 ) -> Duration {
     let mut cx = Context::from_waker(Waker::noop());
     let mut left = count;
@@ -46,8 +57,16 @@ fn receive_and_settle(
             Poll::Ready(Ok(count)) => left -= count,
             other => panic!("{left} messages are missing: {other:?}"),
         }
-        for delivery in batch.drain(..) {
-            assert!(delivery.settle(Outcome::Ack).try_get().is_some_and(|result| result.is_ok()));
+        match settle {
+            Settle::OneByOne => {
+                for delivery in batch.drain(..) {
+                    assert!(delivery.settle(Outcome::Ack).try_get().is_some_and(|result| result.is_ok()));
+                }
+            }
+            Settle::Together => {
+                let mut settled = settle_all(batch.drain(..).map(|delivery| delivery.token), Outcome::Ack);
+                assert!(settled.try_get().is_some_and(|result| result.is_ok()));
+            }
         }
     }
     start.elapsed()
@@ -114,14 +133,24 @@ impl Subscription for Bare {
 
 fn main() {
     println!("{:<52} {:>8} {:>8}", "ns for each message", "best", "median");
-    for batch in [1, 16, 64, 256] {
+    let loads: Vec<_> =
+        [1, 16, 64, 256].iter().flat_map(|batch| WAYS.map(|(settle, way)| (*batch, settle, way))).collect();
+    // `cargo bench -p postroad-core --bench receive_settle -- "memory, backlog 1024"` runs only those.
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
+    let report = |name: &str, messages: usize, rounds: &mut dyn Iterator<Item = Duration>| {
+        if name.contains(&wanted) {
+            print_line(name, messages, rounds);
+        }
+    };
+    for &(batch, settle, way) in &loads {
         let mut bare: Box<dyn Subscription> = Box::new(Bare::new(1 << 10));
         let mut buffer = Vec::with_capacity(batch);
-        let rounds = (0..MESSAGES >> 10).map(|_| receive_and_settle(&mut *bare, &mut buffer, batch, 1 << 10));
-        report(&format!("bare, batches of {batch}"), 1 << 10, rounds);
+        let mut rounds =
+            (0..MESSAGES >> 10).map(|_| receive_and_settle(&mut *bare, &mut buffer, batch, 1 << 10, settle));
+        report(&format!("bare, batches of {batch}, {way}"), 1 << 10, &mut rounds);
     }
     for backlog in [1 << 10, 1 << 16] {
-        for batch in [1, 16, 64, 256] {
+        for &(batch, settle, way) in &loads {
             // The log keeps no more than the backlog, so the memory of settled messages is used again.
             let options = Options { dedup_count: 0, max_messages: backlog as u64, ..Options::default() };
             let memory = Memory::with(options, SystemClock::new());
@@ -129,11 +158,12 @@ fn main() {
             let options = SubscribeOptions::new("orders/*/new".parse().unwrap());
             let mut subscription = block_on(memory.subscribe(options)).unwrap();
             let mut buffer = Vec::with_capacity(batch);
-            let rounds = (0..MESSAGES / backlog).map(|_| {
+            let mut rounds = (0..MESSAGES / backlog).map(|_| {
                 publish(&*publisher, backlog);
-                receive_and_settle(&mut *subscription, &mut buffer, batch, backlog)
+                receive_and_settle(&mut *subscription, &mut buffer, batch, backlog, settle)
             });
-            report(&format!("memory, backlog {backlog}, batches of {batch}"), backlog, rounds);
+            report(&format!("memory, backlog {backlog}, batches of {batch}, {way}"), backlog, &mut rounds);
+            drop(rounds);
             assert_eq!(memory.stats().pending, 0);
         }
     }
@@ -141,12 +171,12 @@ fn main() {
         let options = Options { dedup_count, max_messages: 1 << 10, ..Options::default() };
         let memory = Memory::with(options, SystemClock::new());
         let publisher = block_on(memory.publisher()).unwrap();
-        let rounds = (0..MESSAGES >> 10).map(|_| publish(&*publisher, 1 << 10));
-        report(&format!("publish {name}, nobody listens"), 1 << 10, rounds);
+        let mut rounds = (0..MESSAGES >> 10).map(|_| publish(&*publisher, 1 << 10));
+        report(&format!("publish {name}, nobody listens"), 1 << 10, &mut rounds);
     }
 }
 
-fn report(name: &str, messages: usize, rounds: impl Iterator<Item = Duration>) {
+fn print_line(name: &str, messages: usize, rounds: &mut dyn Iterator<Item = Duration>) {
     let mut rounds: Vec<_> = rounds.map(|time| time.as_nanos() as f64 / messages as f64).collect();
     rounds.sort_by(f64::total_cmp);
     println!("{name:<52} {:>8.1} {:>8.1}", rounds[0], rounds[rounds.len() / 2]);

@@ -9,8 +9,10 @@ use crate::error::{Error, Result};
 use crate::outcome::Outcome;
 use crate::slot::Slot;
 
+mod batch;
 mod split;
 
+pub use batch::settle_all;
 pub use split::join;
 
 /// What a backend does with verdicts. One object for many deliveries: `tag` and `epoch` say which one is meant.
@@ -20,6 +22,16 @@ pub trait AckSink: Send + Sync {
     /// An old epoch, or a delivery whose lease ended, is answered with
     /// [`StaleToken`](crate::ErrorKind::StaleToken) and changes nothing.
     fn settle(&self, tag: u64, epoch: u32, outcome: Outcome) -> Settled;
+
+    /// One verdict on the deliveries `first..=last`, whose tokens all exist. Like as many calls of
+    /// [`settle`](Self::settle), which is what it does unless a backend knows something cheaper.
+    fn settle_run(&self, first: u64, last: u64, epoch: u32, outcome: Outcome) -> Settled {
+        let mut parts = batch::Parts::default();
+        for tag in first..=last {
+            parts.add(self.settle(tag, epoch, outcome.clone()));
+        }
+        parts.all()
+    }
 
     /// The consumer still works on it: its lease starts again. Must not wait.
     ///

@@ -162,3 +162,81 @@ fn an_extended_part_of_a_settled_root_is_stale() {
     all.pop().unwrap().settle(Outcome::Ack);
     assert_eq!(sink.extend(0, 0).wait().unwrap_err().kind(), ErrorKind::StaleToken);
 }
+
+/// Counts the calls that a batch becomes.
+#[derive(Default)]
+struct Runs(Mutex<Vec<(u64, u64, u32)>>, Book);
+
+impl AckSink for Runs {
+    fn settle(&self, tag: u64, epoch: u32, outcome: Outcome) -> Settled {
+        self.1.settle(tag, epoch, outcome)
+    }
+
+    fn settle_run(&self, first: u64, last: u64, epoch: u32, outcome: Outcome) -> Settled {
+        assert_eq!(outcome, Outcome::Ack);
+        self.0.lock().unwrap().push((first, last, epoch));
+        Settled::ok()
+    }
+
+    fn extend(&self, _: u64, _: u32) -> Settled {
+        Settled::ok()
+    }
+
+    fn dropped(&self, tag: u64, epoch: u32) {
+        self.1.dropped(tag, epoch);
+    }
+}
+
+#[test]
+fn neighbours_are_settled_together_and_nobody_else() {
+    let (one, two) = (Arc::new(Runs::default()), Arc::new(Runs::default()));
+    let first = [(1, 0), (2, 0), (3, 0), (5, 0), (6, 1), (7, 1), (7, 1), (6, 1), (u64::MAX, 1), (0, 1)];
+    let mut tokens: Vec<_> =
+        first.iter().map(|&(tag, epoch)| AckToken::new(one.clone(), tag, epoch)).collect();
+    tokens.push(AckToken::new(two.clone(), 1, 1));
+    tokens.push(AckToken::new(one.clone(), 2, 1));
+    settle_all(tokens, Outcome::Ack).wait().unwrap();
+    let runs = [(1, 3, 0), (5, 5, 0), (6, 7, 1), (7, 7, 1), (6, 6, 1), (u64::MAX, u64::MAX, 1), (0, 0, 1)];
+    assert_eq!(one.0.lock().unwrap()[..7], runs);
+    assert_eq!(one.0.lock().unwrap()[7..], [(2, 2, 1)]);
+    assert_eq!(*two.0.lock().unwrap(), [(1, 1, 1)]);
+    assert!(one.1.dropped.lock().unwrap().is_empty());
+    settle_all([], Outcome::Ack).wait().unwrap();
+}
+
+#[test]
+fn a_batch_without_a_shortcut_is_settled_one_by_one_and_resolves_with_the_last() {
+    let book = book();
+    *book.open.lock().unwrap() = Some(Vec::new());
+    let tokens = (1..=3).map(|tag| AckToken::new(book.clone(), tag, 4));
+    let mut settled = settle_all(tokens, Outcome::Discard);
+    let said = (1..=3).map(|tag| (tag, 4, Outcome::Discard)).collect::<Vec<_>>();
+    assert_eq!(*book.said.lock().unwrap(), said);
+    let mut open = book.open.lock().unwrap().take().unwrap();
+    open.pop().unwrap().resolve(Ok(()));
+    open.pop().unwrap().resolve(Err(Error::new(ErrorKind::StaleToken, "test", "late")));
+    assert!(settled.try_get().is_none());
+    open.pop().unwrap().resolve(Ok(()));
+    assert_eq!(settled.try_get().unwrap().unwrap_err().kind(), ErrorKind::StaleToken);
+}
+
+#[test]
+fn a_panic_in_the_middle_of_a_batch_gives_back_what_has_no_verdict() {
+    let runs = Arc::new(Runs::default());
+    let tokens = [1, 2, 3, 5, 6].map(|tag| AckToken::new(runs.clone(), tag, 0));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let tokens = tokens.into_iter().inspect(|token| {
+            if token.tag() == 6 {
+                std::panic::resume_unwind(Box::new("handler"));
+            }
+        });
+        settle_all(tokens, Outcome::Ack)
+    }));
+    assert!(result.is_err());
+    assert_eq!(*runs.0.lock().unwrap(), [(1, 3, 0)]);
+    let retried: Vec<_> = runs.1.said.lock().unwrap().iter().map(|said| said.0).collect();
+    let mut dropped = runs.1.dropped.lock().unwrap().clone();
+    dropped.sort_unstable();
+    assert_eq!(dropped, [5, 6]);
+    assert_eq!(retried.len(), 2);
+}

@@ -51,7 +51,7 @@ pub mod subject;
 mod ticket;
 mod time;
 
-pub use ack::{AckSink, AckToken, Settled, SettledResolver, join};
+pub use ack::{AckSink, AckToken, Settled, SettledResolver, join, settle_all};
 pub use backend::{
     Backend, BoxFuture, DrainReport, Publisher, StartAt, SubscribeOptions, Subscription, WindowOptions,
 };

@@ -4,7 +4,8 @@ use std::task::{Context, Poll, Waker};
 
 use postroad_core::memory::{Memory, Options};
 use postroad_core::{
-    Backend, Delivery, Envelope, Publisher, Subject, SubscribeOptions, Subscription, block_on,
+    Backend, Delivery, Envelope, Outcome, Publisher, Subject, SubscribeOptions, Subscription, block_on,
+    settle_all,
 };
 
 const BATCH: usize = 64;
@@ -23,9 +24,11 @@ fn receive_and_settle(subscription: &mut dyn Subscription, batch: &mut Vec<Deliv
         panic!("messages are missing")
     };
     let count = count.unwrap();
-    for delivery in batch.drain(..) {
+    for delivery in batch.drain(BATCH / 2..) {
         assert!(delivery.ack().try_get().is_some_and(|result| result.is_ok()));
     }
+    let mut settled = settle_all(batch.drain(..).map(|delivery| delivery.token), Outcome::Ack);
+    assert!(settled.try_get().is_some_and(|result| result.is_ok()));
     count
 }
 

@@ -33,17 +33,17 @@ impl Deadlines {
         self.runs.front().map(|run| run.deadline)
     }
 
-    /// The lease of `seq` ends at `deadline`. Deadlines nearly always come in order; a policy that got shorter may put
-    /// one before others.
+    /// The leases of `first..=last` end at `deadline`. Deadlines nearly always come in order; a policy that got shorter
+    /// may put one before others.
     #[inline]
-    pub(super) fn push(&mut self, deadline: Millis, seq: u64) {
+    pub(super) fn push(&mut self, deadline: Millis, first: u64, last: u64) {
         match self.runs.back_mut() {
-            Some(back) if back.deadline == deadline && back.last + 1 == seq => back.last = seq,
+            Some(back) if back.deadline == deadline && back.last + 1 == first => back.last = last,
             Some(back) if back.deadline > deadline => {
                 let at = self.runs.partition_point(|run| run.deadline <= deadline);
-                self.runs.insert(at, Run { deadline, first: seq, last: seq });
+                self.runs.insert(at, Run { deadline, first, last });
             }
-            _ => self.runs.push_back(Run { deadline, first: seq, last: seq }),
+            _ => self.runs.push_back(Run { deadline, first, last }),
         }
     }
 
@@ -61,6 +61,16 @@ impl Deadlines {
                 _ => self.tidy(leases),
             }
         }
+        self.drop_stale(leases);
+    }
+
+    /// Many leases are over.
+    pub(super) fn released(&mut self, leases: &Leases) {
+        self.tidy(leases);
+        self.drop_stale(leases);
+    }
+
+    fn drop_stale(&mut self, leases: &Leases) {
         if self.runs.len() > 64 && self.runs.len() > 4 * leases.len() {
             self.runs.retain(|run| is_live(run, leases));
         }

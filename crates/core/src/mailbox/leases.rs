@@ -41,19 +41,27 @@ impl Leases {
         self.live
     }
 
+    /// A run of neighbours, ascending.
     #[inline]
-    pub(super) fn insert(&mut self, lease: Lease) {
-        self.live += 1;
-        if self.slots.back().is_none_or(|back| back.seq < lease.seq) {
-            self.slots.push_back(lease);
+    pub(super) fn insert(&mut self, mut run: impl Iterator<Item = Lease>) {
+        let Some(first) = run.next() else { return };
+        if self.slots.back().is_none_or(|back| back.seq < first.seq) {
+            let before = self.slots.len();
+            self.slots.push_back(first);
+            self.slots.extend(run);
+            self.live += self.slots.len() - before;
             return;
         }
-        let at = self.slots.partition_point(|slot| slot.seq < lease.seq);
-        if self.slots[at].seq == lease.seq {
-            debug_assert!(!self.slots[at].live);
-            self.slots[at] = lease;
-        } else {
-            self.slots.insert(at, lease);
+        for lease in std::iter::once(first).chain(run) {
+            self.live += 1;
+            let at = self.slots.partition_point(|slot| slot.seq < lease.seq);
+            match self.slots.get_mut(at) {
+                Some(slot) if slot.seq == lease.seq => {
+                    debug_assert!(!slot.live);
+                    *slot = lease;
+                }
+                _ => self.slots.insert(at, lease),
+            }
         }
     }
 
@@ -103,6 +111,32 @@ impl Leases {
             return None;
         }
         Some(self.remove_at(at))
+    }
+
+    /// Removes the leases of `first`, `first + 1` and so on up to `last`, if `first` is the oldest of all, as long as
+    /// `consumer` holds them; says how many those were, and their bytes.
+    pub(super) fn remove_oldest(
+        &mut self,
+        consumer: ConsumerId,
+        first: u64,
+        last: u64,
+    ) -> Option<(u64, u64)> {
+        let (mut count, mut bytes) = (0, 0);
+        for slot in &self.slots {
+            let is_next = slot.seq == first + count && slot.seq <= last;
+            if !is_next || slot.consumer != consumer || !slot.live {
+                break;
+            }
+            count += 1;
+            bytes += u64::from(slot.bytes);
+        }
+        if count == 0 {
+            return None;
+        }
+        self.slots.drain(..count as usize);
+        self.live -= count as usize;
+        self.shrink();
+        Some((count, bytes))
     }
 
     fn remove_at(&mut self, at: usize) -> Lease {

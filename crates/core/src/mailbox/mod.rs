@@ -311,25 +311,36 @@ impl Mailbox {
         let Some(state) = self.consumers.get_mut(&consumer) else { return 0 };
         let deadline = now + millis(self.policy.ack_wait);
         let mut taken = 0;
-        'full: while taken < max && state.count < state.window.count {
+        while taken < max && state.count < state.window.count {
             let room = u64::from(state.window.count - state.count).min((max - taken) as u64);
             let Some((first, last, priority)) = self.ready.pop(room) else { break };
-            for seq in first..=last {
-                let bytes = size_of(seq);
-                if state.count > 0 && state.bytes + u64::from(bytes) > state.window.bytes {
-                    self.ready.insert(seq, last, priority);
-                    break 'full;
+            let mut next = first;
+            while next <= last {
+                let bytes = u64::from(size_of(next));
+                if state.count > 0 && state.bytes + bytes > state.window.bytes {
+                    self.ready.insert(next, last, priority);
+                    break;
                 }
-                let attempt = match self.tried.is_empty() {
-                    true => 1,
-                    false => self.tried.get(&seq).map_or(0, |t| t.failures.attempts).saturating_add(1),
-                };
                 state.count += 1;
-                state.bytes += u64::from(bytes);
-                self.leases.insert(Lease::new(seq, deadline, priority, consumer, attempt, bytes));
-                self.deadlines.push(deadline, seq);
-                out.push(Taken { seq, attempt, priority });
-                taken += 1;
+                state.bytes += bytes;
+                next += 1;
+            }
+            if next > first {
+                let run = first..next;
+                let tried = Some(&self.tried).filter(|tried| !tried.is_empty());
+                let attempt = |seq| {
+                    let tried = tried.and_then(|tried| tried.get(&seq));
+                    tried.map_or(0, |tried| tried.failures.attempts).saturating_add(1)
+                };
+                out.extend(run.clone().map(|seq| Taken { seq, attempt: attempt(seq), priority }));
+                self.leases.insert(
+                    run.map(|seq| Lease::new(seq, deadline, priority, consumer, attempt(seq), size_of(seq))),
+                );
+                self.deadlines.push(deadline, first, next - 1);
+                taken += (next - first) as usize;
+            }
+            if next <= last {
+                break;
             }
         }
         taken
@@ -388,12 +399,45 @@ impl Mailbox {
         if first == last {
             return u64::from(self.settle(consumer, first, verdict.clone(), now, records).is_ok());
         }
+        let mut settled = 0;
+        let mut first = first;
+        if matches!(verdict, Verdict::Ack | Verdict::Discard) {
+            settled = self.settle_oldest(consumer, first, last, records);
+            first += settled;
+        }
+        if first > last {
+            return settled;
+        }
         let held = self.held(consumer, first, last);
         for &seq in &held {
             // `held` said so: it cannot fail.
             let _ = self.settle(consumer, seq, verdict.clone(), now, records);
         }
-        held.len() as u64
+        settled + held.len() as u64
+    }
+
+    /// The usual range, an ack of the oldest deliveries without a gap, at once. Stops where it is not so usual.
+    fn settle_oldest(
+        &mut self,
+        consumer: ConsumerId,
+        first: u64,
+        last: u64,
+        records: &mut Vec<Record>,
+    ) -> u64 {
+        let Some((count, bytes)) = self.leases.remove_oldest(consumer, first, last) else { return 0 };
+        let last = first + count - 1;
+        if let Some(state) = self.consumers.get_mut(&consumer) {
+            state.count -= count as u32;
+            state.bytes -= bytes;
+        }
+        self.deadlines.released(&self.leases);
+        if !self.tried.is_empty() {
+            for seq in first..=last {
+                self.tried.remove(&seq);
+            }
+        }
+        self.finished(first, last, records);
+        count
     }
 
     /// The consumer is still working: its lease starts again.
@@ -402,7 +446,7 @@ impl Mailbox {
         let lease = self.leases.get_mut(seq).filter(|lease| lease.consumer == consumer).ok_or(NotInFlight)?;
         if lease.deadline != deadline {
             lease.deadline = deadline;
-            self.deadlines.push(deadline, seq);
+            self.deadlines.push(deadline, seq, seq);
             self.deadlines.release(seq, &self.leases);
         }
         Ok(())
@@ -523,10 +567,15 @@ impl Mailbox {
         if !self.tried.is_empty() {
             self.tried.remove(&seq);
         }
-        self.floor.settle(seq, seq);
+        self.finished(seq, seq, records);
+    }
+
+    #[inline]
+    fn finished(&mut self, first: u64, last: u64, records: &mut Vec<Record>) {
+        self.floor.settle(first, last);
         match records.last_mut() {
-            Some(Record::Settled { last, .. }) if *last + 1 == seq => *last = seq,
-            _ => records.push(Record::Settled { first: seq, last: seq }),
+            Some(Record::Settled { last: before, .. }) if *before + 1 == first => *before = last,
+            _ => records.push(Record::Settled { first, last }),
         }
     }
 

@@ -277,10 +277,10 @@ impl Broker {
                     expired += 1;
                     continue;
                 }
+                let Some(entry) = self.log.get(position) else { continue };
                 if one.attempt > 1 {
                     group.repeated.insert(one.seq, one.attempt);
                 }
-                let Some(entry) = self.log.get(position) else { continue };
                 deliver(one, position, &entry.envelope, now);
                 filled += 1;
             }
@@ -340,7 +340,7 @@ impl Broker {
             (_, true) => self.stats.retried += 1,
             _ => self.stats.discarded += 1,
         }
-        group.count_settled(seat.consumer);
+        group.count_settled(seat.consumer, 1);
         let mut records = std::mem::take(&mut self.records);
         let buried = self.apply(seat.group, &mut records, now);
         self.records = records;
@@ -362,21 +362,48 @@ impl Broker {
         if group.mailbox.settle(seat.consumer, number, Verdict::Ack, now, &mut self.records).is_err() {
             return Err(self.late());
         }
-        self.stats.acked += 1;
-        // Its record says that it is settled, which a memory backend need not write down.
-        self.records.clear();
         if !group.repeated.is_empty() {
             group.repeated.remove(&number);
         }
-        group.advance();
-        if group.is_watched() {
-            group.count_settled(seat.consumer);
-            group.wake(&mut self.wake);
+        self.acked(seat, 1);
+        Ok(())
+    }
+
+    /// The same for neighbours.
+    pub(super) fn ack_run(&mut self, seat: Seat, first: u64, last: u64, attempt: u32) -> Result<()> {
+        let now = self.now.as_millis();
+        let group = self.groups.get_mut(seat.group).and_then(Option::as_mut);
+        let Some(group) = group.filter(|group| !self.closed && group.repeated.is_empty()) else {
+            let each = (first..=last).map(|number| self.ack(seat, number, attempt));
+            return each.fold(Ok(()), Result::and);
+        };
+        let (consumer, records) = (seat.consumer, &mut self.records);
+        let acked = group.mailbox.settle_range(consumer, first, last, &Verdict::Ack, now, records);
+        self.acked(seat, acked);
+        match last - first + 1 - acked {
+            0 => Ok(()),
+            late => {
+                self.stats.stale += late;
+                Err(stale())
+            }
+        }
+    }
+
+    #[inline]
+    fn acked(&mut self, seat: Seat, count: u64) {
+        // Its record says that it is settled, which a memory backend need not write down.
+        self.records.clear();
+        self.stats.acked += count;
+        if let Some(group) = self.groups.get_mut(seat.group).and_then(Option::as_mut) {
+            group.advance();
+            if group.is_watched() {
+                group.count_settled(seat.consumer, count);
+                group.wake(&mut self.wake);
+            }
         }
         if !self.waiting.is_empty() {
             self.wake.extend(self.waiting.drain(..));
         }
-        Ok(())
     }
 
     #[cold]

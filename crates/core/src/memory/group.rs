@@ -119,9 +119,13 @@ impl Group {
     #[inline]
     pub(super) fn advance(&mut self) {
         let floor = self.mailbox.floor().floor();
-        while self.first <= floor && self.positions.pop_front().is_some() {
-            self.first += 1;
+        let settled = (floor + 1).saturating_sub(self.first).min(self.positions.len() as u64);
+        match settled {
+            0 => return,
+            1 => drop(self.positions.pop_front()),
+            _ => drop(self.positions.drain(..settled as usize)),
         }
+        self.first += settled;
     }
 
     /// A consumer waits or drains from now on: it hears of verdicts and messages.
@@ -150,13 +154,13 @@ impl Group {
         }
     }
 
-    /// One of its deliveries was settled by its token.
-    pub(super) fn count_settled(&mut self, id: ConsumerId) {
+    /// So many of its deliveries were settled by their tokens.
+    pub(super) fn count_settled(&mut self, id: ConsumerId, count: u64) {
         if !self.watched {
             return;
         }
         if let Some(drain) = self.consumer(id).and_then(|consumer| consumer.drain.as_mut()) {
-            drain.settled += 1;
+            drain.settled += count;
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::broker::Seat;
+use super::broker::{Broker, Seat};
 use super::{Shared, error};
 use crate::ack::{AckSink, AckToken, Settled};
 use crate::backend::{DrainReport, Publisher, Subscription};
@@ -55,6 +55,17 @@ impl AckSink for Sink {
         }
         let clock = || self.shared.clock.now();
         self.shared.with(|broker| broker.settle(self.seat, tag, epoch, outcome, clock)).into()
+    }
+
+    fn settle_run(&self, first: u64, last: u64, epoch: u32, outcome: Outcome) -> Settled {
+        let clock = || self.shared.clock.now();
+        let settle = |broker: &mut Broker| match outcome {
+            Outcome::Ack => broker.ack_run(self.seat, first, last, epoch),
+            outcome => (first..=last).fold(Ok(()), |so_far, tag| {
+                so_far.and(broker.settle(self.seat, tag, epoch, outcome.clone(), clock))
+            }),
+        };
+        self.shared.with(settle).into()
     }
 
     fn extend(&self, tag: u64, epoch: u32) -> Settled {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     Delivery, DrainReport, Envelope, ManualClock, MessageId, Outcome, Publisher, Receipt, StartAt,
-    Subscription, block_on, dead_letter,
+    Subscription, block_on, dead_letter, settle_all,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -139,6 +139,41 @@ fn an_ack_that_comes_after_the_lease_is_stale_and_changes_nothing() {
     world.later(SECOND);
     assert_eq!(kind(late.ack().wait()), ErrorKind::StaleToken);
     assert_eq!(take(&mut jobs)[0].attempt, 2);
+}
+
+#[test]
+fn a_batch_is_settled_together_as_far_as_its_leases_last() {
+    let world = World::new();
+    let mut subscription = world.subscribe(on("a"));
+    for _ in 0..6 {
+        world.publish("a", "x");
+    }
+    let mut batch = take(&mut subscription);
+    let middle = batch.remove(2);
+    let tokens = |batch: Vec<Delivery>| batch.into_iter().map(|delivery| delivery.token);
+    settle_all(tokens(batch), Outcome::Ack).wait().unwrap();
+    assert_eq!((world.memory.stats().acked, world.memory.stats().pending), (5, 1));
+    middle.retry().wait().unwrap();
+
+    let again = take(&mut subscription);
+    world.publish("a", "y");
+    let new = take(&mut subscription);
+    assert_eq!((again[0].attempt, new[0].attempt), (2, 1));
+    settle_all(tokens(again).chain(tokens(new)), Outcome::Ack).wait().unwrap();
+    assert_eq!(world.memory.stats().pending, 0);
+
+    for _ in 0..3 {
+        world.publish("a", "z");
+    }
+    let late = take(&mut subscription);
+    world.later(60 * SECOND);
+    let stale_before = world.memory.stats().stale;
+    assert_eq!(kind(settle_all(tokens(late), Outcome::Ack).wait()), ErrorKind::StaleToken);
+    assert_eq!(world.memory.stats().stale - stale_before, 3);
+    assert_eq!(world.memory.stats().pending, 3);
+    let again = take(&mut subscription);
+    settle_all(tokens(again), Outcome::dead_letter("no")).wait().unwrap();
+    assert_eq!((world.memory.stats().pending, world.memory.stats().dead), (0, 3));
 }
 
 #[test]
