@@ -59,11 +59,16 @@ impl AckSink for Sink {
 
     fn settle_run(&self, first: u64, last: u64, epoch: u32, outcome: Outcome) -> Settled {
         let clock = || self.shared.clock.now();
-        let settle = |broker: &mut Broker| match outcome {
-            Outcome::Ack => broker.ack_run(self.seat, first, last, epoch),
-            outcome => (first..=last).fold(Ok(()), |so_far, tag| {
-                so_far.and(broker.settle(self.seat, tag, epoch, outcome.clone(), clock))
-            }),
+        let settle = |broker: &mut Broker| {
+            if matches!(outcome, Outcome::Ack) {
+                return broker.ack_run(self.seat, first, last, epoch);
+            }
+            let mut result = Ok(());
+            for tag in first..=last {
+                let settled = broker.settle(self.seat, tag, epoch, outcome.clone(), clock);
+                result = result.and(settled);
+            }
+            result
         };
         self.shared.with(settle).into()
     }
