@@ -32,6 +32,10 @@ const MAX_DEPTH: usize = 127;
 
 /// True if `json`, which is valid, is nested deeper than [`MAX_DEPTH`].
 fn is_too_deep(json: &str) -> bool {
+    // `{"":[[…]]}`: what is too deep is at least so long.
+    if json.len() < 2 * MAX_DEPTH + 5 {
+        return false;
+    }
     // Nearly always there are not even so many of them.
     if memchr::memchr2_iter(b'[', b'{', json.as_bytes()).take(MAX_DEPTH + 1).count() <= MAX_DEPTH {
         return false;
@@ -139,6 +143,8 @@ mod tests {
         }
         let just = format!("{{\"a\":{}1{}}}", "[".repeat(126), "]".repeat(126));
         assert!(check_event(&just).is_ok());
+        let shortest = format!("{{\"\":{}{}}}", "[".repeat(127), "]".repeat(127));
+        assert!(check_event(&shortest).is_err());
     }
 
     proptest! {
