@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -52,7 +53,7 @@ struct Spin {
 /// How long a spin lasts at most.
 const SPIN: Duration = Duration::from_micros(40);
 /// Inputs that are read in a row by spinning, before others get their turn.
-const SPIN_TURNS: u32 = 8;
+const SPIN_TURNS: u32 = 64;
 
 /// Serves one connection until its end.
 pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream) {
@@ -80,8 +81,8 @@ impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.signal.register(cx.waker());
         self.signal.take();
-        let mut spins = 0;
-        for _ in 0..TURNS {
+        let (mut turns, mut spins) = (0, 0);
+        while turns < TURNS {
             if self.shared.draining.load(Ordering::Relaxed) {
                 self.session.close(Bye::ShuttingDown);
             }
@@ -105,6 +106,7 @@ impl Connection {
                     Err(()) => return Poll::Ready(()),
                 }
             }
+            turns += 1;
             match self.poll_read(cx) {
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
@@ -189,14 +191,15 @@ impl Connection {
         }
         let end = Instant::now() + SPIN;
         loop {
+            // The client may be waiting for this very processor.
+            std::thread::yield_now();
             // Not through the runtime, which would not look before it polls for events.
-            match self.read(|stream, buffer| (&*SockRef::from(stream)).read(buffer))? {
-                Some(()) => {
-                    self.spin.vain = 0;
-                    return Ok(true);
-                }
-                None if Instant::now() >= end => break,
-                None => std::hint::spin_loop(),
+            if self.read(|stream, buffer| (&*SockRef::from(&*stream)).read(buffer))?.is_some() {
+                self.spin.vain = 0;
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                break;
             }
         }
         self.spin.vain = (self.spin.vain + 1).min(8);
@@ -206,23 +209,25 @@ impl Connection {
 
     /// Reads once; false if there is nothing to read.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, ()> {
-        match self.stream.poll_read_ready(cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Err(_)) => return Err(()),
-            Poll::Ready(Ok(())) => {}
-        }
-        // When it would block the readiness was cleared: ask again, so that the next one wakes.
-        self.read(TcpStream::try_read).map(|_| true)
+        // Not `try_read`: this knows that a read which did not fill the buffer emptied the socket, and need not ask again.
+        let read = self.read(|stream, buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            match Pin::new(stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(result) => result.map(|()| buffer.filled().len()),
+                Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+            }
+        });
+        read.map(|read| read.is_some())
     }
 
     /// Reads what is there; `None` if nothing is.
     fn read(
         &mut self,
-        receive: impl FnOnce(&TcpStream, &mut [u8]) -> io::Result<usize>,
+        receive: impl FnOnce(&mut TcpStream, &mut [u8]) -> io::Result<usize>,
     ) -> Result<Option<()>, ()> {
         INPUT.with_borrow_mut(|buffer| {
             buffer.resize(READ, 0);
-            match receive(&self.stream, buffer) {
+            match receive(&mut self.stream, buffer) {
                 Ok(0) => {
                     self.eof = true;
                     self.session.end_of_input();
