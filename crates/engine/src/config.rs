@@ -49,6 +49,8 @@ pub struct EngineConfig {
     pub segment_bytes: u64,
     /// Write filler ahead of the records.
     pub preallocate: bool,
+    /// Write what must be durable around the page cache, where the disk can.
+    pub direct_io: bool,
     /// Publishing stops when less than this is free on the disk.
     pub disk_floor: u64,
     /// Bytes that may wait for the disk; in memory mode what the engine may hold.
@@ -90,6 +92,7 @@ impl Default for EngineConfig {
             sync: SyncMode::Fdatasync,
             segment_bytes: 64 << 20,
             preallocate: true,
+            direct_io: true,
             disk_floor: 64 << 20,
             queue_bytes: 64 << 20,
             max_open_files: 512,

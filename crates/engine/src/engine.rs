@@ -93,6 +93,7 @@ impl Engine {
                     max_queued_bytes: config.queue_bytes,
                     disk_floor: config.disk_floor,
                     preallocate: config.preallocate,
+                    direct_io: config.direct_io,
                     max_open_files: config.max_open_files,
                     tail_cache_bytes: config.tail_cache_bytes,
                     planted: config.planted.journal,

@@ -27,13 +27,16 @@ pub trait Signal: Send + Sync {
 
 /// How often the disk is asked for its free space at most, when messages come.
 const MEASURE_MICROS: u64 = 10_000;
+/// After a commit larger than this others are likely to be about to publish. (A smaller one is not worth a turn.)
+const GATHER_BYTES: u64 = 4 << 10;
 /// With less free than this it is asked each time.
 const ALWAYS_MEASURE: u64 = 64 << 20;
 
 /// When a record counts as committed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {
-    /// After fdatasync (or syncfs when many files are dirty).
+    /// After a write with `O_DSYNC`, which is write and fdatasync in one, or after fdatasync, or after syncfs when many
+    /// files are dirty.
     #[default]
     Fdatasync,
     /// After it was written to the operating system: a power failure may lose it, a killed process does not.
@@ -68,6 +71,9 @@ pub struct CommitterOptions {
     /// Write filler ahead of the records, so that a small commit changes no file size. Also the reserve in which
     /// settlements fit when the disk is full.
     pub preallocate: bool,
+    /// Write what must be durable around the page cache, where the disk can: faster, and what is read back later than
+    /// [`tail_cache_bytes`](Self::tail_cache_bytes) says comes from the disk. Needs `preallocate`.
+    pub direct_io: bool,
     /// Segment files held open for writing, all journals together.
     pub max_open_files: usize,
     /// Recently committed bytes kept in memory for readers, all journals together.
@@ -84,6 +90,7 @@ impl Default for CommitterOptions {
             max_queued_bytes: 64 << 20,
             disk_floor: 64 << 20,
             preallocate: true,
+            direct_io: true,
             max_open_files: 512,
             tail_cache_bytes: 64 << 20,
             planted: Planted::default(),
@@ -405,8 +412,8 @@ impl Committer {
                 std::thread::sleep(Duration::from_millis(50));
                 self.measure_disk();
             }
-            if self.last_bytes.load(Ordering::Relaxed) > 16 << 10 {
-                // Under load: publishers that are ready to run join this commit instead of the next one.
+            if self.last_bytes.load(Ordering::Relaxed) > GATHER_BYTES {
+                // Publishers that are ready to run join this commit instead of the next one.
                 std::thread::yield_now();
             }
             match self.commit_now() {
@@ -464,12 +471,19 @@ impl Committer {
     fn write(&self, cycle: &mut Cycle) -> Result<(), JournalError> {
         let mut files: Vec<(Arc<dyn StorageFile>, PathBuf)> = Vec::with_capacity(cycle.journals.len());
         let mut written = 0;
+        let syncs = self.options.sync == SyncMode::Fdatasync;
+        // One syncfs costs about as much as two durable writes, however many files are dirty.
+        let direct =
+            self.options.direct_io && self.options.preallocate && !self.options.planted.ack_before_sync;
+        let through = syncs && direct && cycle.journals.len() <= 3;
         for journal in &cycle.journals {
-            if let Some((file, path, bytes)) = journal.write_front()? {
-                files.push((file, path));
-                written += bytes;
+            if let Some(file) = journal.write_front(through)? {
+                written += file.bytes;
+                if !through {
+                    files.push((file.file, file.path));
+                }
             }
-            if files.len() >= self.options.max_open_files.max(1) && self.options.sync == SyncMode::Fdatasync {
+            if syncs && files.len() >= self.options.max_open_files.max(1) {
                 self.sync(&files)?;
                 files.clear();
             }
@@ -479,7 +493,7 @@ impl Committer {
         if self.options.planted.ack_before_sync {
             self.wake(cycle.number);
         }
-        if self.options.sync == SyncMode::Fdatasync {
+        if syncs {
             self.sync(&files)?;
         }
         let near_floor = self.free.load(Ordering::Relaxed) < self.options.disk_floor.saturating_mul(4);
@@ -494,7 +508,6 @@ impl Committer {
     }
 
     fn sync(&self, files: &[(Arc<dyn StorageFile>, PathBuf)]) -> Result<(), JournalError> {
-        // One syncfs costs about as much as two fdatasyncs, however many files are dirty.
         if files.len() > 3 {
             let synced = self.storage.sync_filesystem(&self.root);
             if synced.map_err(|e| JournalError::io("sync the filesystem of", &self.root, e))? {

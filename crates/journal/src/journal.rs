@@ -1,21 +1,18 @@
 //! One log: its segments, what waits to be written, and where each message is.
 
+mod commit;
+
 use crate::committer::{Committer, Ticket, lock};
 use crate::error::JournalError;
 use crate::record::{self, Publish};
-use crate::segment::{self, FILLER, Header};
-use crate::storage::{OpenMode, StorageFile};
+use crate::segment::{self, Header};
+use crate::storage::StorageFile;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Bytes of filler that every active segment has at least, if the committer preallocates.
-const RESERVE: u64 = 4 << 10;
-/// The largest step in which filler is written ahead.
-const MAX_FILLER: u64 = 1 << 20;
-static FILLER_AHEAD: [u8; MAX_FILLER as usize] = [FILLER; MAX_FILLER as usize];
 /// Offsets in the index are 32 bits.
 const MAX_SEGMENT: u64 = 2 << 30;
 /// The index entry of a message that `repair` could not save.
@@ -342,7 +339,7 @@ impl Journal {
         let Some(last) = state.segments.back_mut().filter(|s| s.created && s.allocated > s.end) else {
             return Ok(());
         };
-        let file = self.inner.reopen(last.file.take(), &last.path)?;
+        let file = self.inner.reopen(last.file.take().as_ref(), &last.path)?;
         file.set_len(last.end).map_err(|e| JournalError::io("cut", &last.path, e))?;
         file.sync_all().map_err(|e| JournalError::io("sync", &last.path, e))?;
         last.allocated = last.end;
@@ -396,213 +393,6 @@ impl Inner {
         let bytes = Vec::with_capacity(state.hint);
         let last_seq = state.last_seq();
         state.queue.push_back(Batch { number, offset, bytes, last_seq, ticket, empty: true });
-    }
-
-    /// Writes the front batch; says to which file, and how many bytes. Called by the committer, one at a time.
-    pub(crate) fn write_front(
-        self: &Arc<Self>,
-    ) -> Result<Option<(Arc<dyn StorageFile>, PathBuf, u64)>, JournalError> {
-        let (bytes, number, offset, file, path, allocated, header, before) = {
-            let mut state = lock(&self.state);
-            let Some(batch) = state.queue.front_mut() else { return Ok(None) };
-            // From here on nothing is added to this batch: see `Writer::append`.
-            let bytes = std::mem::take(&mut batch.bytes);
-            let (number, offset) = (batch.number, batch.offset);
-            if state.queue.len() == 1 {
-                // What is appended meanwhile belongs to the next commit.
-                self.split_after_front(&mut state);
-            }
-            let Some(at) = state.segments.iter().rposition(|s| s.header.number == number) else {
-                return Err(JournalError::Failed("a batch has no segment".into()));
-            };
-            let segment = &state.segments[at];
-            let header = (!segment.created).then(|| segment.header.clone());
-            // What this segment follows is sealed before it comes into being.
-            let before = header.as_ref().and_then(|_| state.segments.get(at.checked_sub(1)?));
-            let before = before.map(|s| (s.file.clone(), s.path.clone(), s.end, s.allocated > s.end));
-            (
-                bytes,
-                number,
-                offset,
-                segment.file.clone(),
-                segment.path.clone(),
-                segment.allocated,
-                header,
-                before,
-            )
-        };
-        let was_open = file.is_some();
-        let result = match before {
-            Some((file, path, end, filled)) => self.seal(file, &path, end, filled),
-            None => Ok(()),
-        };
-        let result =
-            result.and_then(|()| self.write(&bytes, offset, file, &path, allocated, header.as_ref()));
-        let mut state = lock(&self.state);
-        if let Some(batch) = state.queue.front_mut() {
-            batch.bytes = bytes;
-        }
-        let (file, allocated, written) = result?;
-        for segment in state.segments.iter_mut().rev() {
-            if segment.header.number == number {
-                segment.file = Some(file.clone());
-                segment.created = true;
-                segment.allocated = allocated;
-            } else if segment.header.number < number {
-                segment.file = None;
-                segment.allocated = segment.end;
-                break;
-            }
-        }
-        drop(state);
-        if !was_open {
-            self.committer.opened(self);
-        }
-        Ok(Some((file, path, written)))
-    }
-
-    /// Cuts the filler off a segment that gets a successor. Nothing of it may be torn any more, whatever a commit means.
-    fn seal(
-        &self,
-        file: Option<Arc<dyn StorageFile>>,
-        path: &Path,
-        end: u64,
-        filled: bool,
-    ) -> Result<(), JournalError> {
-        let unsynced = self.committer.options.sync == crate::SyncMode::Os;
-        if !filled && !unsynced {
-            return Ok(());
-        }
-        let file = self.reopen(file, path)?;
-        if filled {
-            file.set_len(end).map_err(|e| JournalError::io("cut", path, e))?;
-        }
-        if unsynced {
-            file.sync_data().map_err(|e| JournalError::io("sync", path, e))?;
-        }
-        Ok(())
-    }
-
-    fn reopen(
-        &self,
-        file: Option<Arc<dyn StorageFile>>,
-        path: &Path,
-    ) -> Result<Arc<dyn StorageFile>, JournalError> {
-        match file {
-            Some(file) => Ok(file),
-            None => self
-                .committer
-                .storage
-                .open(path, OpenMode::Write)
-                .map_err(|e| JournalError::io("open", path, e)),
-        }
-    }
-
-    /// Lets go of open files: they are opened again when there is something to write.
-    pub(crate) fn close_files(&self) {
-        for segment in &mut lock(&self.state).segments {
-            segment.file = None;
-        }
-    }
-
-    fn write(
-        &self,
-        bytes: &[u8],
-        offset: u64,
-        file: Option<Arc<dyn StorageFile>>,
-        path: &Path,
-        allocated: u64,
-        header: Option<&Header>,
-    ) -> Result<(Arc<dyn StorageFile>, u64, u64), JournalError> {
-        let file = match header {
-            Some(header) => self.create(path, header)?,
-            None => self.reopen(file, path)?,
-        };
-        file.write_at(bytes, offset).map_err(|e| JournalError::io("write", path, e))?;
-        let len = bytes.len() as u64;
-        let end = offset + len;
-        if !self.committer.options.preallocate || end + RESERVE <= allocated {
-            return Ok((file, end.max(allocated), len));
-        }
-        // Small commits go over filler and change no file size; large ones do not pay for it.
-        let ahead = if len >= 16 << 10 || self.committer.is_near_floor() {
-            2 * RESERVE
-        } else {
-            (256 * len).clamp(4 * RESERVE, MAX_FILLER)
-        };
-        // None of it behind the end of the segment, but for the reserve.
-        let ahead = ahead.min(self.options.segment_bytes.saturating_sub(end).max(2 * RESERVE));
-        match file.write_at(&FILLER_AHEAD[..ahead as usize], end) {
-            Ok(()) => Ok((file, end + ahead, len + ahead)),
-            Err(error) => {
-                let error = JournalError::io("write", path, error);
-                if error.is_disk_full() { Ok((file, end.max(allocated), len)) } else { Err(error) }
-            }
-        }
-    }
-
-    /// The header is durable before any record: a segment without one was never used.
-    fn create(&self, path: &Path, header: &Header) -> Result<Arc<dyn StorageFile>, JournalError> {
-        let storage = &self.committer.storage;
-        storage.create_dir_all(&self.dir).map_err(|e| JournalError::io("create", &self.dir, e))?;
-        let file = match storage.open(path, OpenMode::Create) {
-            // Left by a try that met a full disk.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                storage.open(path, OpenMode::Write)
-            }
-            other => other,
-        };
-        let file = file.map_err(|e| JournalError::io("create", path, e))?;
-        file.write_at(&header.encode(), 0).map_err(|e| JournalError::io("write", path, e))?;
-        file.sync_all().map_err(|e| JournalError::io("sync", path, e))?;
-        self.sync_dir()?;
-        Ok(file)
-    }
-
-    fn sync_dir(&self) -> Result<(), JournalError> {
-        if self.committer.options.planted.no_dir_sync {
-            return Ok(());
-        }
-        self.committer.storage.sync_dir(&self.dir).map_err(|e| JournalError::io("sync", &self.dir, e))
-    }
-
-    /// Appends after the front batch must not join it any more: an empty second batch takes them.
-    fn split_after_front(self: &Arc<Self>, state: &mut State) {
-        if state.segments.back().is_some() {
-            self.push_batch(state);
-        }
-    }
-
-    /// The front batch is durable. Called by the committer.
-    pub(crate) fn committed(self: &Arc<Self>, ticket: u64) {
-        let seq = {
-            let mut state = lock(&self.state);
-            if state.queue.front().is_none_or(|batch| batch.ticket.0 > ticket) {
-                return;
-            }
-            let Some(batch) = state.queue.pop_front() else { return };
-            state.hint = batch.bytes.len() + batch.bytes.len() / 4 + 256;
-            self.committer.queued.fetch_sub(batch.bytes.len() as u64, Ordering::Relaxed);
-            state.committed_seq = state.committed_seq.max(batch.last_seq);
-            let seq = state.committed_seq;
-            let number = batch.number;
-            self.keep(&mut state, batch);
-            // The empty batch that took the place of the front one: forget it, or enlist it.
-            match state.queue.front() {
-                // That of a new segment makes its file, and must not be forgotten.
-                Some(next) if next.empty && state.queue.len() == 1 && next.number == number => {
-                    state.queue.clear();
-                }
-                Some(_) => {
-                    self.committer.enlist(self.clone());
-                }
-                None => {}
-            }
-            seq
-        };
-        if let Some(observer) = self.observer.get() {
-            observer.committed(seq, Ticket(ticket));
-        }
     }
 
     /// Keeps a committed batch for readers, within the budget of all journals.

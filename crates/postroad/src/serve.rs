@@ -159,6 +159,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         },
         segment_bytes: journal.segment_bytes.0,
         preallocate: journal.preallocate,
+        direct_io: journal.direct_io,
         disk_floor: journal.disk_floor.0,
         queue_bytes: journal.queue_bytes.0,
         max_topics: limits.max_topics,

@@ -5,18 +5,21 @@
 //!
 //! What durable means here, for both implementations:
 //!
-//! - bytes of a file: after [`StorageFile::sync_data`] (contents and length) or [`Storage::sync_filesystem`];
+//! - bytes of a file: after [`StorageFile::sync_data`] (contents and length), [`StorageFile::write_through`] or
+//!   [`Storage::sync_filesystem`];
 //! - a created, renamed or removed name: after [`Storage::sync_dir`] of the directory that holds it, or
 //!   [`Storage::sync_filesystem`];
 //! - a directory made by [`Storage::create_dir_all`]: on return.
 
 mod real;
 mod sim;
+mod through;
 
 use std::{fmt, io, path::Path, sync::Arc};
 
 pub use real::RealStorage;
 pub use sim::{Call, CrashMode, FaultKind, SimStorage, is_simulated_crash};
+pub(crate) use through::BLOCK;
 
 /// How [`Storage::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +100,18 @@ pub trait StorageFile: Send + Sync {
     ///
     /// Short writes and `EINTR` are handled inside. After an error any part of the range may have been written.
     fn write_at(&self, data: &[u8], at: u64) -> io::Result<()>;
+
+    /// Writes all of `data` at byte `at` and `fill` from its end to byte `until`, and makes the file's contents and length
+    /// durable, as [`write_at`](Self::write_at) and [`sync_data`](Self::sync_data) do, in one go where the disk can. The
+    /// bytes between the end of `data` and `until` are overwritten even where the file was longer.
+    ///
+    /// An error is as final as that of a sync, unless it says that there is no space.
+    fn write_through(&self, data: &[u8], at: u64, fill: u8, until: u64) -> io::Result<()> {
+        let mut all = data.to_vec();
+        all.resize(usize::try_from(until.saturating_sub(at)).unwrap_or(0).max(data.len()), fill);
+        self.write_at(&all, at)?;
+        self.sync_data()
+    }
 
     /// Reads from byte `at` until `buf` is full or the file ends, and returns the number of bytes read.
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;

@@ -11,6 +11,7 @@ use std::{
 
 use rustix::fs::FlockOperation;
 
+use super::through::{Scratch, Through};
 use super::{DirEntry, LockGuard, OpenMode, Storage, StorageFile};
 
 /// Files on the operating system's disk.
@@ -21,6 +22,7 @@ pub struct RealStorage {
     roots: Mutex<HashMap<PathBuf, Root>>,
     /// `syncfs` reports write-back errors.
     syncfs_reports: bool,
+    scratch: Scratch,
 }
 
 /// A directory whose filesystem may be synced as a whole.
@@ -42,7 +44,7 @@ impl Default for RealStorage {
 impl RealStorage {
     /// The operating system's disk.
     pub fn new() -> Self {
-        Self { roots: Mutex::default(), syncfs_reports: syncfs_reports_errors() }
+        Self { roots: Mutex::default(), syncfs_reports: syncfs_reports_errors(), scratch: Scratch::default() }
     }
 
     fn roots(&self) -> MutexGuard<'_, HashMap<PathBuf, Root>> {
@@ -140,7 +142,8 @@ impl Storage for RealStorage {
         if mode != OpenMode::Read {
             self.check_device(path, &file)?;
         }
-        Ok(Arc::new(RealFile(file)))
+        let through = Mutex::new(Through::new(self.scratch.clone()));
+        Ok(Arc::new(RealFile { file, through }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -195,17 +198,40 @@ impl Storage for RealStorage {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    through: Mutex<Through>,
+}
+
+impl RealFile {
+    fn through(&self) -> MutexGuard<'_, Through> {
+        self.through.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl StorageFile for RealFile {
     fn write_at(&self, data: &[u8], at: u64) -> io::Result<()> {
-        self.0.write_all_at(data, at)
+        self.through().forget();
+        self.file.write_all_at(data, at)
+    }
+
+    fn write_through(&self, data: &[u8], at: u64, fill: u8, until: u64) -> io::Result<()> {
+        if self.through().write(&self.file, data, at, fill, until)? {
+            return Ok(());
+        }
+        self.write_at(data, at)?;
+        let end = at + data.len() as u64;
+        if until > end {
+            let filling = vec![fill; usize::try_from(until - end).unwrap_or(usize::MAX)];
+            self.write_at(&filling, end)?;
+        }
+        self.sync_data()
     }
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buf.len() {
-            match self.0.read_at(&mut buf[done..], at + done as u64) {
+            match self.file.read_at(&mut buf[done..], at + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -216,19 +242,20 @@ impl StorageFile for RealFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.through().forget();
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 }
 

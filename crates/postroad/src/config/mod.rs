@@ -132,6 +132,7 @@ pub(crate) struct Journal {
     pub(crate) sync: Sync,
     pub(crate) segment_bytes: ByteSize,
     pub(crate) preallocate: bool,
+    pub(crate) direct_io: bool,
     /// Publishing stops when less than this is free; acks go on.
     pub(crate) disk_floor: ByteSize,
     /// Records waiting for the disk; beyond it publishers are not read.
@@ -144,6 +145,7 @@ impl Default for Journal {
             sync: Sync::Fdatasync,
             segment_bytes: mib(64),
             preallocate: true,
+            direct_io: true,
             disk_floor: mib(64),
             queue_bytes: mib(64),
         }

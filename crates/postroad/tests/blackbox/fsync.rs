@@ -24,11 +24,15 @@ fn check_last_words(stderr: &str) {
 fn a_failed_sync_is_the_end_and_nothing_promised_is_lost() {
     let _turn = turn();
     let mut rng = seed("a_failed_sync_is_the_end_and_nothing_promised_is_lost");
-    for round in 0..4 {
+    for round in 0..6 {
         let shim = Shim::new();
         // Without preallocation the length of a file says what was synced, and the shim can take the rest away.
-        let config = format!("[journal]\npreallocate = {}\n", round % 2 == 1);
-        let mut server = shim.with(Setup::config(&config)).start();
+        let config = [
+            "[journal]\npreallocate = false\n",
+            "[journal]\npreallocate = true\n",
+            "[journal]\npreallocate = true\ndirect_io = false\n",
+        ][round % 3];
+        let mut server = shim.with(Setup::config(config)).start();
         let truth = Arc::new(Truth::default());
         server.client().ok("sub k/* as g group from=first prefetch=1");
         let mut idle = server.client();
@@ -158,6 +162,44 @@ fn nothing_is_promised_while_the_disk_is_stuck() {
             watcher.expect("t", expected, 1);
             client.expect("t", expected, 1);
         }
+    }
+}
+
+/// In quiet mode nothing says `ok` to a publish, so the next `ok` of any command covers what came before it.
+#[test]
+fn in_quiet_mode_the_next_ok_waits_for_what_came_before() {
+    let _turn = turn();
+    let shim = Shim::new();
+    let server = shim.with(Setup::config("")).start();
+    let mut client = server.client();
+    client.publish("t", "{\"n\":1}");
+    client.ok("sub t as n from=first prefetch=1");
+    client.expect("t", 1, 1);
+    client.ok("hello {\"mode\":\"quiet\"}");
+    let mut others: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    for command in ["pub t {}", "pubn t 2 6\n{}\n{}", "ack t @1"] {
+        // Several wait for one commit: after that the session's own thread does not commit, and stays free to answer.
+        shim.on("block");
+        for other in &mut others {
+            other.send("pub u {}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        shim.off("block");
+        for other in &mut others {
+            assert!(other.reply().starts_with("ok "));
+        }
+        shim.on("block");
+        // What answers without a commit of its own.
+        client.send(&format!("{command}\ntouch t @1\nhello {{\"mode\":\"quiet\"}}"));
+        match client.next(Duration::from_millis(200)) {
+            // The ack made room for an event that has been durable for long.
+            Item::Silence | Item::Event(_) => {}
+            other => panic!("{command}: {other:?} before any sync has returned"),
+        }
+        shim.off("block");
+        let first = client.reply();
+        assert!(first == "ok" || first.starts_with("err not-in-flight"), "{command}: {first}");
+        assert_eq!(client.reply(), "ok", "{command}");
     }
 }
 

@@ -1,5 +1,5 @@
-/* Preloaded into the server: makes fsync, fdatasync and syncfs slow, stuck or failing. The calls are trapped by
- * seccomp, not by name, so that raw system calls are caught too.
+/* Preloaded into the server: makes fsync, fdatasync, syncfs and writes with O_DSYNC slow, stuck or failing. The calls
+ * are trapped by seccomp, not by name, so that raw system calls are caught too.
  *
  * SHIM_DIR       directory of the switches:
  *   block        while this file exists, no sync returns
@@ -10,7 +10,7 @@
  * SHIM_FAIL_AT   the n-th sync of the process fails, once
  *
  * A sync that fails also loses what it should have written: the files are cut back to the length they had at
- * their last good sync. */
+ * their last good sync. A write with O_DSYNC that fails writes nothing. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -90,7 +90,9 @@ static void lose(struct file *file) {
         if (truncate(file->path, file->synced) != 0) return;
 }
 
-static long sync_call(long number, int fd) {
+/* A call that makes something durable, and its arguments. */
+static long sync_call(long number, const long *args) {
+    int fd = (int)args[0];
     long count = atomic_fetch_add(&calls, 1) + 1;
     while (access(block_path, F_OK) == 0) nap(1);
     if (access(delay_path, F_OK) == 0) nap(5);
@@ -100,7 +102,7 @@ static long sync_call(long number, int fd) {
         if (all) {
             for (int at = 0; at < known; at++) lose(&files[at]);
         } else {
-            struct file *file = find(fd);
+            struct file *file = number == SYS_pwrite64 ? NULL : find(fd);
             if (file) lose(file);
         }
         leave();
@@ -118,9 +120,11 @@ static long sync_call(long number, int fd) {
         if (file) length = length_of(file);
     }
     leave();
-    long done = syscall(number, fd, 0, 0, 0, 0, MAGIC);
-    if (done != 0) return -errno;
+    long done = syscall(number, fd, args[1], args[2], args[3], 0, MAGIC);
+    if (done < 0) return -errno;
     enter();
+    /* It may be the write that made the file longer. */
+    if (file && number == SYS_pwrite64) length = length_of(file);
     if (file && length > file->synced) file->synced = length;
     if (all)
         for (int at = 0; at < known; at++)
@@ -131,7 +135,15 @@ static long sync_call(long number, int fd) {
         if (write(log, ".", 1) != 1) abort();
         close(log);
     }
-    return 0;
+    return done;
+}
+
+static long call(long number, const long *args) {
+    if (number == SYS_pwrite64 && !(fcntl((int)args[0], F_GETFL) & O_DSYNC)) {
+        long done = syscall(number, args[0], args[1], args[2], args[3], 0, MAGIC);
+        return done < 0 ? -errno : done;
+    }
+    return sync_call(number, args);
 }
 
 static void trapped(int signal, siginfo_t *info, void *context) {
@@ -139,9 +151,13 @@ static void trapped(int signal, siginfo_t *info, void *context) {
     int saved = errno;
     ucontext_t *user = context;
 #if defined(__x86_64__)
-    user->uc_mcontext.gregs[REG_RAX] = sync_call(info->si_syscall, (int)user->uc_mcontext.gregs[REG_RDI]);
+    greg_t *regs = user->uc_mcontext.gregs;
+    long args[4] = {regs[REG_RDI], regs[REG_RSI], regs[REG_RDX], regs[REG_R10]};
+    regs[REG_RAX] = call(info->si_syscall, args);
 #elif defined(__aarch64__)
-    user->uc_mcontext.regs[0] = (unsigned long long)sync_call(info->si_syscall, (int)user->uc_mcontext.regs[0]);
+    unsigned long long *regs = user->uc_mcontext.regs;
+    long args[4] = {regs[0], regs[1], regs[2], regs[3]};
+    regs[0] = (unsigned long long)call(info->si_syscall, args);
 #else
 #error "the shim knows x86_64 and aarch64"
 #endif
@@ -165,7 +181,8 @@ __attribute__((constructor)) static void start(void) {
     action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_RESTART;
     struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fsync, 3, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fsync, 4, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pwrite64, 3, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fdatasync, 2, 0),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_syncfs, 1, 0),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
