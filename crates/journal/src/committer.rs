@@ -74,7 +74,8 @@ pub struct CommitterOptions {
     /// Write what must be durable around the page cache, where the disk can: faster, and what is read back later than
     /// [`tail_cache_bytes`](Self::tail_cache_bytes) says comes from the disk. Needs `preallocate`.
     pub direct_io: bool,
-    /// Segment files held open for writing, all journals together.
+    /// Segment files held open for writing, all journals together. With [`direct_io`](Self::direct_io) each takes two
+    /// descriptors.
     pub max_open_files: usize,
     /// Recently committed bytes kept in memory for readers, all journals together.
     pub tail_cache_bytes: u64,

@@ -48,14 +48,6 @@ pub enum JournalError {
     /// Too much waits for the disk already. Wait for the next commit.
     #[error("the commit queue is full: wait for the next commit")]
     Busy,
-    /// One record is larger than a segment can hold.
-    #[error("a record of {bytes} bytes does not fit; the limit is {limit}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
     /// This writer was fenced: somebody opened the log after it.
     #[error("this writer was fenced by a newer one")]
     Fenced,

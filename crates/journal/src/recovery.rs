@@ -76,6 +76,12 @@ impl Journal {
             let mode = if is_last { OpenMode::Write } else { OpenMode::Read };
             let file = storage.open(&path, mode).map_err(|e| JournalError::io("open", &path, e))?;
             read_all(&*file, &path, &mut buffer)?;
+            // The disk reads the next one while this one is checked.
+            if let Some(next) = numbers.get(i + 1)
+                && let Ok(next) = storage.open(&segment::path(dir, *next), OpenMode::Read)
+            {
+                next.prefetch();
+            }
             let Some((header, header_len)) =
                 read_header(&buffer, &path, number, is_last && (i > 0 || number == 1))?
             else {

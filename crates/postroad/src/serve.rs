@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ConfigArgs) -> Result<(), Failure> {
     let (segments, connections) = divide_files(raise_open_files(), config.jsonlog.max_connections);
     let outcome = runtime::Builder::new_multi_thread()
         .enable_all()
-        // A lone client keeps its thread busy for up to half a millisecond a turn: look for others often.
+        // A lone client keeps its thread busy for up to a few milliseconds a turn: look for others often.
         .event_interval(7)
         .build()
         .map_err(|error| Failure::new(Exit::Internal, "cannot start the runtime").why(error))
@@ -230,8 +230,9 @@ fn raise_open_files() -> u64 {
 
 /// Divides the files that may be open: segments, connections, and some for everything else.
 fn divide_files(files: u64, wanted: usize) -> (usize, usize) {
-    let segments = (files / 4).clamp(8, 512);
-    let connections = files.saturating_sub(segments + OTHER_FILES).max(16);
+    // A segment is open twice: `journal.direct_io`.
+    let segments = (files / 8).clamp(4, 256);
+    let connections = files.saturating_sub(2 * segments + OTHER_FILES).max(16);
     let connections = usize::try_from(connections).unwrap_or(usize::MAX);
     if connections < wanted {
         tracing::warn!(

@@ -113,6 +113,9 @@ pub trait StorageFile: Send + Sync {
         self.sync_data()
     }
 
+    /// All of it is about to be read: the disk may begin. A hint.
+    fn prefetch(&self) {}
+
     /// Reads from byte `at` until `buf` is full or the file ends, and returns the number of bytes read.
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
 

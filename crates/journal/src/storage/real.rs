@@ -228,6 +228,11 @@ impl StorageFile for RealFile {
         self.sync_data()
     }
 
+    fn prefetch(&self) {
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buf.len() {
