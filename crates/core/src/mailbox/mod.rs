@@ -13,6 +13,7 @@
 //! | settled | a verdict of success, discard, buried, trimmed | — |
 
 mod deadlines;
+mod hold;
 mod leases;
 mod ready;
 #[cfg(test)]

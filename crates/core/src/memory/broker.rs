@@ -69,7 +69,7 @@ impl Broker {
         }
     }
 
-    fn open(&self) -> Result<()> {
+    pub(super) fn open(&self) -> Result<()> {
         if self.closed { Err(error(ErrorKind::Closed, "the backend is closed")) } else { Ok(()) }
     }
 

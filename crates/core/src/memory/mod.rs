@@ -243,7 +243,10 @@ impl Backend for Memory {
     }
 
     fn publisher(&self) -> BoxFuture<'_, Result<Arc<dyn Publisher>>> {
-        Box::pin(ready(Ok(Arc::new(MemoryPublisher(Arc::clone(&self.0))) as Arc<dyn Publisher>)))
+        Box::pin(async {
+            self.0.with(|broker| broker.open())?;
+            Ok(Arc::new(MemoryPublisher(Arc::clone(&self.0))) as Arc<dyn Publisher>)
+        })
     }
 
     fn subscribe(&self, options: SubscribeOptions) -> BoxFuture<'_, Result<Box<dyn Subscription>>> {
