@@ -1,0 +1,10 @@
+//! The memory backend, which is the specification, passes all of it.
+
+postroad_conformance::conformance_tests!(postroad_conformance::memory::MemoryHarness::new());
+
+/// A case that no macro names would never be run by `conformance_tests!`.
+#[test]
+fn every_case_is_listed_once_and_in_order() {
+    let registered: Vec<_> = postroad_conformance::cases().map(|case| case.name).collect();
+    assert_eq!(registered, postroad_conformance::__for_all_cases!(__names));
+}
