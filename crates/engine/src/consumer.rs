@@ -6,10 +6,11 @@ use crate::id::id_text;
 use crate::later::Receipt;
 use crate::log::{Event, Signal};
 use crate::stream::Stream;
+use crate::stream::hold::Usage;
 use crate::subscription::{Note, SubState, Subscription};
 use postroad_core::mailbox::{ConsumerId, Taken, Verdict};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A message given to a consumer.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Consumer {
     window: u32,
     // Streams it holds messages of; used when the filter has wildcards.
     holding: Mutex<Vec<Arc<Stream>>>,
+    // What it held when the next message did not fit: nothing fits until that changes.
+    full_at: Mutex<Option<Usage>>,
 }
 
 impl std::fmt::Debug for Consumer {
@@ -40,7 +43,7 @@ impl std::fmt::Debug for Consumer {
 
 impl Consumer {
     pub(crate) fn new(shared: &Arc<Shared>, sub: Arc<Subscription>, id: ConsumerId, window: u32) -> Self {
-        Self { shared: shared.clone(), sub, id, window, holding: Mutex::new(Vec::new()) }
+        Self { shared: shared.clone(), sub, id, window, holding: Mutex::default(), full_at: Mutex::default() }
     }
 
     /// The filter, as it was written.
@@ -68,7 +71,7 @@ impl Consumer {
             }
             return out.len() - before;
         }
-        let mut budget = max.min(self.room());
+        let mut budget = max.min(self.room(self.usage()));
         let mut bytes = max_bytes;
         let mut rounds = self.sub.state().active.len();
         while budget > 0 && bytes > 0 && rounds > 0 {
@@ -88,18 +91,87 @@ impl Consumer {
         out.len() - before
     }
 
-    /// How many more messages this consumer may hold over all its streams.
-    fn room(&self) -> usize {
+    /// Takes messages: up to `max` of them, as the window allows with the sizes that `weigh` tells, which is called for
+    /// each in order. Appends to `out`; what does not fit is given back as if it had not been taken. Says how many.
+    ///
+    /// One call at a time.
+    pub(crate) fn take_weighed(
+        &self,
+        max: usize,
+        window_bytes: u64,
+        weigh: &mut dyn FnMut(&Delivered) -> u64,
+        out: &mut Vec<Delivered>,
+    ) -> usize {
+        let before = out.len();
+        let mut held = self.usage();
+        let was_full_at = std::mem::take(&mut *self.full_at());
+        if was_full_at == Some(held) || (held.count > 0 && held.bytes >= window_bytes) {
+            *self.full_at() = was_full_at;
+            return 0;
+        }
+        let mut budget = max.min(self.room(held));
+        let literal = self.sub.filter.is_literal();
+        let mut rounds = if literal { 1 } else { self.sub.state().active.len() };
+        let mut taken = Vec::new();
+        while budget > 0 && rounds > 0 {
+            rounds -= 1;
+            let stream = match literal {
+                true => self.sub.state().streams.first().cloned(),
+                false => self.sub.state().active.pop_front(),
+            };
+            let Some(stream) = stream else { break };
+            taken.clear();
+            let here = stream.usage(self.sub.id, self.id);
+            let elsewhere = Usage {
+                count: held.count.saturating_sub(here.count),
+                bytes: held.bytes.saturating_sub(here.bytes),
+            };
+            let room = usize::try_from(window_bytes.saturating_sub(held.bytes).max(1)).unwrap_or(usize::MAX);
+            stream.take_unweighed(&self.shared, &self.sub, self.id, budget, room, &mut taken);
+            let start = out.len();
+            self.read(&stream, &taken, out);
+            let sizes: Vec<_> = out[start..].iter().map(|d| (d.event.seq, weigh(d))).collect();
+            let kept = stream.weigh(&self.shared, &self.sub, self.id, &sizes, elsewhere, window_bytes);
+            out.truncate(start + kept);
+            if !taken.is_empty() && !literal {
+                self.holding.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+            }
+            if kept < sizes.len() {
+                *self.full_at() = Some(self.usage());
+                break;
+            }
+            let bytes = sizes.iter().map(|(_, size)| size).sum();
+            held = held.plus(Usage { count: kept as u64, bytes });
+            budget -= kept.min(budget);
+        }
+        out.len() - before
+    }
+
+    fn full_at(&self) -> MutexGuard<'_, Option<Usage>> {
+        self.full_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much this consumer holds over all its streams.
+    pub(crate) fn usage(&self) -> Usage {
+        if self.sub.filter.is_literal() {
+            let stream = self.sub.state().streams.first().cloned();
+            return stream.map_or_else(Usage::default, |stream| stream.usage(self.sub.id, self.id));
+        }
         let mut holding = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
         holding.sort_by_key(Arc::as_ptr);
         holding.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        let mut held = 0;
+        let mut held = Usage::default();
         holding.retain(|stream| {
-            let here = stream.held(self.sub.id, self.id).len();
-            held += here;
-            here > 0
+            let here = stream.usage(self.sub.id, self.id);
+            held = held.plus(here);
+            here.count > 0
         });
-        (self.window as usize).saturating_sub(held)
+        held
+    }
+
+    /// How many more messages it may hold.
+    fn room(&self, held: Usage) -> usize {
+        usize::try_from(u64::from(self.window).saturating_sub(held.count)).unwrap_or(usize::MAX)
     }
 
     fn read(&self, stream: &Arc<Stream>, taken: &[Taken], out: &mut Vec<Delivered>) {
@@ -148,6 +220,23 @@ impl Consumer {
             return Err(EngineError::Denied("a dead letter cannot be buried again: ack it, or kick it"));
         }
         stream.settle(&self.shared, &self.sub, self.id, ranges, verdict, counts)
+    }
+
+    /// One verdict on those of `first..=last` of `stream` that are here in their delivery number `attempt`; also says
+    /// how many there were.
+    pub(crate) fn settle_attempt(
+        &self,
+        stream: &Arc<Stream>,
+        run: (u64, u64),
+        attempt: u32,
+        verdict: &Verdict,
+    ) -> Result<(u64, Receipt), EngineError> {
+        stream.settle_attempt(&self.shared, &self.sub, self.id, run, attempt, verdict)
+    }
+
+    /// Starts the lease of a message of `stream` again; false if it is not here in its delivery number `attempt`.
+    pub(crate) fn touch_attempt(&self, stream: &Arc<Stream>, seq: u64, attempt: u32) -> bool {
+        stream.touch_attempt(&self.shared, self.sub.id, self.id, seq, attempt)
     }
 
     /// Starts the leases of the messages `first..=last` of `topic` again; says how many there were.

@@ -58,7 +58,7 @@ fn headers(event: &Event, death: &Death) -> Vec<u8> {
 }
 
 /// The headers the message had before it died; `None` if none.
-fn former_headers(event: &Event) -> Option<Vec<u8>> {
+pub(crate) fn former_headers(event: &Event) -> Option<Vec<u8>> {
     let mut map: Map<String, Value> = serde_json::from_slice(event.headers.as_ref()?).ok()?;
     let own = [
         names::REASON,

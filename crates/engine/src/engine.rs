@@ -13,7 +13,7 @@ use postroad_core::mailbox::ConsumerId;
 use postroad_core::retry::RetryPolicy;
 use postroad_core::{Clock, StartAt, Subject, SystemClock, Timestamp};
 use postroad_journal::CommitterOptions;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Timers {
     due: BTreeSet<(u64, Arc<str>)>,
+    // Whom to tell that a time has come.
+    alarms: BTreeMap<u64, Vec<Weak<dyn Signal>>>,
     stop: bool,
 }
 
@@ -266,6 +268,17 @@ impl Engine {
         self.shared.store.notify(next, signal);
     }
 
+    /// `signal` is called, if somebody still has it, when the engine's clock has passed `at`, milliseconds since 1970:
+    /// by the timer thread, or by [`Engine::tick`].
+    pub fn notify_at(&self, at: u64, signal: &Arc<dyn Signal>) {
+        let mut timers = lock(&self.shared.timers);
+        let first = timers.next().is_none_or(|first| at < first);
+        timers.alarms.entry(at).or_default().push(Arc::downgrade(signal));
+        if first {
+            self.shared.timer_wake.notify_one();
+        }
+    }
+
     /// The stream of a topic, if there is one.
     pub fn stream(&self, topic: &str) -> Option<Arc<Stream>> {
         self.shared.find_stream(topic)
@@ -327,7 +340,15 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do, milliseconds since 1970.
     pub fn next_deadline(&self) -> Option<u64> {
-        lock(&self.shared.timers).due.first().map(|(due, _)| *due)
+        lock(&self.shared.timers).next()
+    }
+}
+
+impl Timers {
+    fn next(&self) -> Option<u64> {
+        let alarm = self.alarms.first_key_value().map(|(at, _)| *at);
+        let due = self.due.first().map(|(due, _)| *due);
+        due.into_iter().chain(alarm).min()
     }
 }
 
@@ -557,7 +578,7 @@ impl Shared {
 
     pub(crate) fn set_timer(&self, due: u64, topic: &str) {
         let mut timers = lock(&self.timers);
-        let first = timers.due.first().is_none_or(|(first, _)| due < *first);
+        let first = timers.next().is_none_or(|first| due < first);
         timers.due.insert((due, topic.into()));
         if first {
             self.timer_wake.notify_one();
@@ -567,11 +588,16 @@ impl Shared {
     fn tick(self: &Arc<Self>) -> Result<(), EngineError> {
         let passed = self.clock.passed().as_millis();
         let mut topics = Vec::new();
-        {
+        let alarms = {
             let mut timers = lock(&self.timers);
             while timers.due.first().is_some_and(|(due, _)| *due <= passed) {
                 topics.extend(timers.due.pop_first().map(|(_, topic)| topic));
             }
+            let later = timers.alarms.split_off(&passed.saturating_add(1));
+            std::mem::replace(&mut timers.alarms, later)
+        };
+        for signal in alarms.into_values().flatten().filter_map(|signal| signal.upgrade()) {
+            signal.signal();
         }
         topics.sort_unstable();
         topics.dedup();
@@ -624,7 +650,7 @@ fn run_timers(shared: &Weak<Shared>) {
                 return;
             }
             let passed = shared.clock.passed().as_millis();
-            let next = timers.due.first().map_or(u64::MAX, |(due, _)| due.saturating_sub(passed));
+            let next = timers.next().map_or(u64::MAX, |due| due.saturating_sub(passed));
             let wait = Duration::from_millis(next).min(MAINTAIN.saturating_sub(maintained.elapsed()));
             if !wait.is_zero() {
                 drop(shared.timer_wake.wait_timeout(timers, wait).unwrap_or_else(PoisonError::into_inner));

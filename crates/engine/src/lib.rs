@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+pub mod backend;
 mod config;
 mod consumer;
 mod dead;
@@ -37,6 +38,7 @@ mod stream;
 mod subscription;
 mod trie;
 
+pub use backend::EngineBackend;
 pub use config::{EngineConfig, LagPolicy, Planted, Retention, SyncMode};
 pub use consumer::{Consumer, Delivered};
 pub use dead::Death;

@@ -96,7 +96,9 @@ impl LogStore for MemoryStore {
 
     fn flush(&self, _: bool) -> bool {
         let ticket = self.shared.appended.load(Ordering::SeqCst);
-        for log in std::mem::take(&mut *lock(&self.shared.dirty)) {
+        // Not in the head of the loop, where the lock would be held while observers are called.
+        let dirty = std::mem::take(&mut *lock(&self.shared.dirty));
+        for log in dirty {
             let last = {
                 let mut state = lock(&log.state);
                 state.dirty = false;

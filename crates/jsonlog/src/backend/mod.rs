@@ -23,7 +23,6 @@
 //! # Ok(()) }
 //! ```
 
-mod envelope;
 mod publisher;
 mod sink;
 mod subscription;
@@ -36,6 +35,8 @@ use postroad_core::{
     Attempts, Backend, BoxFuture, Capabilities, Durability, Error, ErrorKind as CoreKind, Filter, Ordering,
     Publisher, Registry, Replay, Result, SubscribeOptions, Subscription, Support,
 };
+
+use postroad_engine::backend::envelope;
 
 use crate::client::{self, Client, ClientError, ClientOptions, ErrorKind, Greeting, Handle, SyncMode};
 

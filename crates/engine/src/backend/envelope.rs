@@ -1,4 +1,4 @@
-//! Envelopes as JSON events, and back. Pure.
+//! Envelopes as JSON events, and back. Pure. Every door that carries envelopes as events uses this one mapping.
 //!
 //! An event is *plain* when its JSON is the payload, and *wrapped* when the payload is one field of an object whose first
 //! field is `"$postroad":1`. `docs/jsonlog-backend.md` describes both for people.
@@ -26,7 +26,7 @@ const MAX_DEPTH: usize = 127;
 const LAST_RFC3339: u64 = 253_402_300_799_999;
 
 /// The event of an envelope. The subject is not in it: it is the topic.
-pub(super) fn encode(envelope: &Envelope) -> Bytes {
+pub fn encode(envelope: &Envelope) -> Bytes {
     if is_plain(envelope) { envelope.payload.clone() } else { wrap(envelope).into() }
 }
 
@@ -238,7 +238,7 @@ fn put_value(out: &mut String, value: &Value) {
 }
 
 /// The envelope of an event that was received at `now`. Never fails: what is not well wrapped is plain.
-pub(super) fn decode(subject: Subject, seq: u64, json: &Bytes, now: Timestamp) -> Envelope {
+pub fn decode(subject: Subject, seq: u64, json: &Bytes, now: Timestamp) -> Envelope {
     if subject.is_dead_letter()
         && let Some(dead) = dead_letter(&subject, json, now)
     {
