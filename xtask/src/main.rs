@@ -2,23 +2,35 @@
 
 mod args;
 mod bench;
+mod brokers;
+mod certify;
 mod ci;
 mod deb;
+mod docker;
+mod doctor;
+mod images;
 mod properties;
 mod server;
 mod sh;
+mod sim;
 mod test_all;
 mod tidy;
+mod up;
 
 use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test-all [--allow-missing] [--quick]
-        Everything that must hold: format, lints, tidy, all tests, property tests with more
-        cases, a short run of the bench against its peers. What could not run is listed and
-        fails the command, unless --allow-missing. --quick leaves out the last two.
+  test-all [--docker | --native] [--allow-missing] [--quick]
+        Everything that must hold: format, lints, tidy, all tests, real brokers, property tests
+        with more cases, a short run of the bench against its peers. --docker insists on brokers
+        in containers (a daemon that is missing is installed, started, and stopped at the end) and
+        certifies our own broker in one; --native insists on processes; without either it is what
+        is quickest to have, and says which. What could not run is listed and fails the command,
+        unless --allow-missing. --quick leaves out the last two.
+  certify memory | engine | jsonlog | jsonlog://HOST:PORT
+        The conformance kit against one backend, or against a server that somebody runs.
   tidy  The laws that a compiler does not check: who may depend on whom, folder names, lints,
         versions, links in the docs, no paths of somebody's machine.
   ci [--allow-missing]
@@ -30,8 +42,32 @@ cargo xtask COMMAND
         answer. --only: one or more of publish,deliver,scale,recovery,memory. --servers: one or
         more of postroad,redis,beanstalkd. --check fails when a goal is missed. --quick is a
         short run without goals. Writes target/bench/jsonlog.json and .svg.
+  sim [--seed N] [--minutes M] [--worlds N] [--threads N] [--plant BUG]
+        Brokers and their clients in worlds made from seeds: virtual time, a network that delays,
+        cuts and splits, a disk that loses and tears, kills of anybody at any step. Prints worlds a
+        second. A world that breaks a promise is shown with its seed, shrunk to few steps, and
+        fails the command; --seed N alone runs it again. --plant puts a known defect into the
+        broker, which must be found: ack-before-sync, cursor-before-commit, glue-on-torn-tail,
+        no-crc-check, no-dir-sync.
+  doctor
+        What this machine has for building and testing, what it lacks, and how to get it.
+  up [--docker | --native] [--install] [BROKER[@VERSION] ...]
+        Brings brokers up and leaves them: rabbitmq, nats, nats-streaming, mosquitto, redis,
+        beanstalkd; all of them if none is named. In containers where Docker answers, else as
+        processes, fetched if they are not here. --install gets and starts Docker (root).
+  down [BROKER[@VERSION] ...] | status | logs [--lines N] [BROKER ...]
+        Takes them down, with their data, and a Docker daemon that `up` started; says whether they
+        answer; shows what they printed.
   peers Fetches the peers of the bench and the tools of the tests into target/peers and says where
         they are. Installs nothing.
+  images [--list] [--install] [--binary FILE] [BROKER[@VERSION] | postroad ...]
+        Builds the container images of brokers that are missing or out of date, from Debian's
+        packages or by `go install`, and one of Postroad (of FILE, or of a fresh build); all of
+        them if none is named. --list only says what is here. --install gets what is missing on
+        this machine (root): packages, a Docker daemon for as long as the command runs, Compose.
+  docker start | stop | down | status
+        A Docker daemon for tests that stays until it is stopped, where none runs (root); down
+        removes what killed runs left; status names the daemon, Compose and what runs in it.
 ";
 
 fn main() -> ExitCode {
@@ -42,8 +78,17 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(&rest),
         "test-all" => test_all::run(&rest),
         "ci" => ci::run(&rest),
+        "certify" => certify::run(&rest),
         "bench" => bench::run(&rest),
         "peers" => deb::run(&rest),
+        "sim" => sim::run(&rest),
+        "images" => images::run(&rest),
+        "docker" => docker::run(&rest),
+        "doctor" => doctor::run(&rest),
+        "up" => up::up(&rest),
+        "down" => up::down(&rest),
+        "status" => up::status(&rest),
+        "logs" => up::logs(&rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(())

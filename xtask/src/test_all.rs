@@ -1,6 +1,7 @@
 //! The one test command: every check, its time, and what could not run.
 
 use crate::args::Args;
+use crate::brokers::Brokers;
 use crate::{bench, deb, properties, sh, tidy};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
@@ -23,7 +24,7 @@ struct Tally {
 
 /// `cargo xtask test-all`.
 pub(crate) fn run(raw: &[String]) -> Result<()> {
-    let args = Args::parse(raw, &["allow-missing", "quick"], &[])?;
+    let args = Args::parse(raw, &["allow-missing", "quick", "docker", "native"], &[])?;
     let quick = args.has("quick");
     let allow_missing = args.has("allow-missing");
     let mut tally = Tally::default();
@@ -31,6 +32,11 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
     tally.phase("tools", |tally| {
         let missing = deb::ensure(&deb::ALL);
         tally.missing.extend(missing.iter().map(|tool| format!("{} (no {})", tool.needed_for, tool.name)));
+        Ok(())
+    });
+    let mut brokers = None;
+    tally.phase("brokers", |_| {
+        brokers = Some(Brokers::ready(args.has("docker"), args.has("native"))?);
         Ok(())
     });
     tally.phase("format", |_| sh::show(sh::cargo().args(["fmt", "--all", "--check"])));
@@ -44,12 +50,23 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
     tally.phase("tests: rules, properties, black-box, docs", |tally| {
         let mut tests = sh::cargo();
         tests.args(["test", "--workspace", "--no-fail-fast"]);
+        if let Some(brokers) = &brokers {
+            tests.env("POSTROAD_TESTBED", brokers.mode());
+        }
         if allow_missing {
             // A test that cannot run here then says so and passes; what it said must be seen.
             tests.args(["--", "--show-output"]).env("POSTROAD_ALLOW_MISSING", "1");
         }
         tally.cargo_test(&mut tests)
     });
+    if let Some(brokers) = brokers.as_ref().filter(|brokers| brokers.are_containers()) {
+        tally.phase("our broker in a container: conformance", |tally| {
+            brokers.with_postroad(|url| tally.cargo_test(&mut crate::certify::command(url)?))
+        });
+    }
+    if let Some(brokers) = brokers {
+        tally.phase("brokers gone", |_| brokers.gone());
+    }
     if !quick {
         tally.phase("properties, more cases", |tally| {
             let mut tests = sh::cargo();
