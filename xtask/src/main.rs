@@ -4,11 +4,13 @@ mod args;
 mod bench;
 mod brokers;
 mod certify;
+mod chaos;
 mod ci;
 mod deb;
 mod docker;
 mod doctor;
 mod images;
+mod matrix;
 mod properties;
 mod server;
 mod sh;
@@ -29,6 +31,10 @@ cargo xtask COMMAND
         certifies our own broker in one; --native insists on processes; without either it is what
         is quickest to have, and says which. What could not run is listed and fails the command,
         unless --allow-missing. --quick leaves out the last two.
+  chaos [--minutes M]
+        The tests that kill, in turns with other seeds, for M minutes (default 10).
+  matrix [--check]
+        Writes the table of what each backend can do into the README, from the certificates.
   certify memory | engine | jsonlog | jsonlog://HOST:PORT
         The conformance kit against one backend, or against a server that somebody runs.
   tidy  The laws that a compiler does not check: who may depend on whom, folder names, lints,
@@ -79,6 +85,8 @@ fn main() -> ExitCode {
         "test-all" => test_all::run(&rest),
         "ci" => ci::run(&rest),
         "certify" => certify::run(&rest),
+        "chaos" => chaos::run(&rest),
+        "matrix" => matrix::run(&rest),
         "bench" => bench::run(&rest),
         "peers" => deb::run(&rest),
         "sim" => sim::run(&rest),

@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::brokers::Brokers;
-use crate::{bench, deb, properties, sh, tidy};
+use crate::{bench, deb, matrix, properties, sh, tidy};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -40,7 +40,10 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
         Ok(())
     });
     tally.phase("format", |_| sh::show(sh::cargo().args(["fmt", "--all", "--check"])));
-    tally.phase("tidy", |_| tidy::run(&[]));
+    tally.phase("tidy", |_| {
+        tidy::run(&[])?;
+        matrix::run(&["--check".into()])
+    });
     tally.phase("lints", |_| {
         let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
         sh::show(sh::cargo().args(clippy))
