@@ -2,7 +2,7 @@
 //!
 //! A write through a descriptor opened with `O_DSYNC` returns when a following `fdatasync` would (open(2)). With
 //! `O_DIRECT` beside it the kernel neither copies the data into the page cache nor walks it for dirty pages: one request to
-//! the device and its flush. `cargo xtask bench jsonlog` with `journal.direct_io` on and off shows what that is worth here.
+//! the device and its flush.
 //!
 //! The price is alignment: memory, offset and length are multiples of [`BLOCK`]. So the first block is written again
 //! with what it held before, as the page cache would do.
