@@ -6,7 +6,7 @@ use crate::error::EngineError;
 use crate::later::{Later, Receipt};
 use crate::log::{JournalStore, Log, LogError, LogStore, MemoryStore, Signal, Ticket};
 use crate::registry::Registry;
-use crate::stream::{KICK, Stream, StreamFold};
+use crate::stream::{Stream, StreamFold};
 use crate::subscription::{Attached, Shape, SubscribeRequest, Subscription};
 use postroad_core::dedup::DedupWindow;
 use postroad_core::mailbox::ConsumerId;
@@ -114,7 +114,7 @@ impl Engine {
         clock: Option<Arc<dyn Clock>>,
     ) -> Result<Arc<Self>, EngineError> {
         let mut registry = Registry::default();
-        let catalog = store.open_catalog(&mut |view| registry.fold(view))?;
+        let catalog = store.open_system("catalog", &mut |view| registry.fold(view))?;
         registry.finish_recovery(catalog);
         let mut opened = Vec::new();
         let mut last_time = 0;
@@ -129,6 +129,7 @@ impl Engine {
             let mut fold = StreamFold { dedup: new_dedup(&config, &topic), ..StreamFold::default() };
             let log = store.open(&name, &mut |view| fold.apply(view))?;
             last_time = last_time.max(fold.last_time);
+            fold.members.keys().for_each(|id| registry.taken(*id));
             opened.push((topic, log, fold));
         }
         let clock = clock
@@ -230,6 +231,11 @@ impl Engine {
     /// Totals since the start.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// The store of its logs, for a door that has a log of its own: one commit for all of them.
+    pub fn log_store(&self) -> &Arc<dyn LogStore> {
+        &self.shared.store
     }
 
     /// Counters of the log store.
@@ -442,13 +448,15 @@ impl Shared {
         stream: &Arc<Stream>,
         fold: &StreamFold,
     ) -> Result<(), EngineError> {
-        for sub in registry.matching(stream.topic.as_str()) {
+        let mut subs = registry.matching(stream.topic.as_str());
+        if stream.topic.is_dead_letter() {
+            subs.push(Stream::kick_subscription(&stream.topic));
+        }
+        // Who is new may begin a segment, with a snapshot of all who joined before: whom the log knows comes first.
+        subs.sort_by_key(|sub| !fold.members.contains_key(&sub.id));
+        for sub in subs {
             // A stream that is younger than the subscription begins with its first message.
             stream.join(self, &sub, &StartAt::First, fold.members.get(&sub.id))?;
-        }
-        if stream.topic.is_dead_letter() {
-            let sub = Stream::kick_subscription(&stream.topic);
-            stream.join(self, &sub, &StartAt::First, fold.members.get(&KICK))?;
         }
         Ok(())
     }
@@ -620,8 +628,13 @@ impl Shared {
         for stream in self.streams() {
             stream.maintain(self)?;
         }
-        let catalog = lock(&self.registry).catalog();
-        if let Some(catalog) = catalog {
+        let registry = lock(&self.registry);
+        let renewed = registry.renew(self.now())?;
+        let catalog = registry.catalog();
+        drop(registry);
+        if renewed {
+            self.store.flush(false);
+        } else if let Some(catalog) = catalog {
             // Every segment of the catalog begins with all that is live: only the last one is needed.
             catalog.trim(1)?;
         }

@@ -93,6 +93,16 @@ impl Registry {
         Ok(())
     }
 
+    /// Begins the catalog anew if nothing of it can be trimmed before; true if it did.
+    pub(crate) fn renew(&self, now: u64) -> Result<bool, EngineError> {
+        let Some(log) = &self.catalog else { return Ok(false) };
+        if !log.snapshot_due() || log.sealed().is_empty() {
+            return Ok(false);
+        }
+        self.snapshot(log, now)?;
+        Ok(true)
+    }
+
     fn snapshot(&self, log: &Arc<dyn Log>, now: u64) -> Result<(), EngineError> {
         log.snapshot(now, &mut |append| {
             let mut out = Vec::new();
@@ -107,6 +117,12 @@ impl Registry {
 
     pub(crate) fn catalog(&self) -> Option<Arc<dyn Log>> {
         self.catalog.clone()
+    }
+
+    /// The log of a stream has this id. It may be of a subscription whose record in the catalog a crash took: whoever
+    /// got that id again would find the position of another.
+    pub(crate) fn taken(&mut self, id: u64) {
+        self.last_id = self.last_id.max(id);
     }
 
     pub(crate) fn next_id(&mut self) -> u64 {

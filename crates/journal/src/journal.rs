@@ -134,6 +134,8 @@ pub(crate) struct State {
     last_time: u64,
     // The capacity the next batch starts with.
     hint: usize,
+    // A segment could not be deleted durably: nothing is trimmed any more.
+    stuck: bool,
 }
 
 pub(crate) struct Inner {
@@ -183,6 +185,7 @@ impl Journal {
             committed_seq,
             last_time,
             hint: 256,
+            stuck: false,
         };
         let inner = Inner { committer, dir, options, state: Mutex::new(state), observer: OnceLock::new() };
         Self { inner: Arc::new(inner) }
@@ -326,9 +329,23 @@ impl Journal {
         };
         let storage = &self.inner.committer.storage;
         // Oldest first, and each durably before the next: a power cut in between leaves no gap in the rest.
-        for segment in &gone {
-            storage.remove(&segment.path).map_err(|e| JournalError::io("delete", &segment.path, e))?;
-            self.inner.sync_dir()?;
+        let mut gone = VecDeque::from(gone);
+        while let Some(segment) = gone.pop_front() {
+            let removed = storage.remove(&segment.path);
+            let is_there = removed.is_err();
+            let removed = removed.map_err(|e| JournalError::io("delete", &segment.path, e));
+            let Err(error) = removed.and_then(|()| self.inner.sync_dir()) else { continue };
+            // Whether its name comes back with the next power cut, nobody knows: those behind it stay until a start has
+            // looked.
+            if is_there {
+                gone.push_front(segment);
+            }
+            let mut state = lock(&self.inner.state);
+            state.stuck = true;
+            while let Some(segment) = gone.pop_back() {
+                state.segments.push_front(segment);
+            }
+            return Err(error);
         }
         Ok(first)
     }
@@ -353,6 +370,9 @@ impl State {
     }
 
     fn trimmable(&self, seq: u64) -> usize {
+        if self.stuck {
+            return 0;
+        }
         // Until the snapshot at the start of the last segment is durable, the older ones are needed.
         let Some(last) = self.segments.back() else { return 0 };
         let start = last.header.encode().len() as u64;

@@ -229,3 +229,37 @@ fn without_sync_a_kill_loses_nothing() {
     let (.., count) = open(&storage).unwrap();
     assert_eq!(count, 20);
 }
+
+#[test]
+fn a_deletion_that_fails_leaves_no_gap() {
+    let options = postroad_journal::CommitterOptions { disk_floor: 0, ..Default::default() };
+    let open = |storage: &SimStorage| {
+        let disk = std::sync::Arc::new(storage.clone());
+        let committer = postroad_journal::Committer::open(disk, Path::new("/d"), options.clone()).unwrap();
+        let options = postroad_journal::JournalOptions { name: "log".into(), segment_bytes: 1 };
+        let opened =
+            postroad_journal::Journal::open(&committer, Path::new("/d/log"), options, &mut |_| Ok(()));
+        opened.map(|(journal, _)| (committer, journal))
+    };
+    for call in 1..=6 {
+        let storage = SimStorage::new(call);
+        let (committer, journal) = open(&storage).unwrap();
+        for number in 0..6 {
+            journal.roll(1, number);
+            journal.writer(1).publish(&common::publish(b"1", 0));
+            while committer.commit_now().unwrap() {}
+        }
+        storage.fail_at(storage.calls() + call, FaultKind::Eio);
+        let failed = journal.trim(4);
+        assert!(failed.is_err(), "call {call}");
+        // A later turn may not delete what comes behind it.
+        let _ = journal.trim(6);
+        for mode in CrashMode::ALL {
+            let disk = storage.fork(call);
+            disk.crash(mode);
+            if let Err(error) = open(&disk) {
+                panic!("call {call}, {mode:?}: {error}");
+            }
+        }
+    }
+}

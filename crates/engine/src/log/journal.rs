@@ -26,9 +26,12 @@ struct JournalLog {
     epoch: u64,
     current: Arc<AtomicU64>,
     salts: AtomicU64,
-    // The commit that ends the last snapshot, which may take several.
+    // The commit that ends the last snapshot, which may take several; `NO_SNAPSHOT` before the first of this life.
     snapshot_at: AtomicU64,
 }
+
+/// A crash may have left a segment without its snapshot, or with a part of it, and records of later lives behind that.
+const NO_SNAPSHOT: u64 = u64::MAX;
 
 impl JournalStore {
     /// Takes the data directory `root` on the real disk.
@@ -70,7 +73,7 @@ impl JournalStore {
         let current = epochs.entry(dir.to_owned()).or_default().clone();
         let epoch = current.fetch_add(1, Ordering::SeqCst) + 1;
         let salts = AtomicU64::new(self.salts.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed));
-        Ok(Arc::new(JournalLog { journal, epoch, current, salts, snapshot_at: AtomicU64::new(0) }))
+        Ok(Arc::new(JournalLog { journal, epoch, current, salts, snapshot_at: AtomicU64::new(NO_SNAPSHOT) }))
     }
 
     fn find(&self, dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), LogError> {
@@ -116,8 +119,8 @@ impl LogStore for JournalStore {
         self.open_in(&dir, name, fold)
     }
 
-    fn open_catalog(&self, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError> {
-        self.open_in(&self.committer.root().join("catalog"), "catalog", fold)
+    fn open_system(&self, name: &'static str, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError> {
+        self.open_in(&self.committer.root().join(name), name, fold)
     }
 
     fn admit(&self) -> Result<(), LogError> {
@@ -210,6 +213,7 @@ impl Log for JournalLog {
     fn snapshot(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError> {
         self.check_epoch()?;
         let salt = self.salts.fetch_add(0x2545_f491_4f6c_dd1d, Ordering::Relaxed);
+        self.snapshot_at.store(NO_SNAPSHOT, Ordering::SeqCst);
         self.journal.roll(now, (salt ^ (salt >> 32)) as u32);
         let ticket = self.append(now, write)?;
         self.journal.end_snapshot();
@@ -239,6 +243,10 @@ impl Log for JournalLog {
 
     fn sealed(&self) -> Vec<(u64, u64, u64)> {
         self.journal.sealed()
+    }
+
+    fn snapshot_due(&self) -> bool {
+        self.snapshot_at.load(Ordering::SeqCst) == NO_SNAPSHOT
     }
 
     fn trim(&self, seq: u64) -> Result<u64, LogError> {

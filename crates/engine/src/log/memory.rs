@@ -83,8 +83,9 @@ impl LogStore for MemoryStore {
         Ok(Arc::new(MemoryLog { inner, name: name.to_owned(), epoch }))
     }
 
-    fn open_catalog(&self, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError> {
-        self.open("", fold)
+    fn open_system(&self, name: &'static str, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError> {
+        // No topic begins with a slash.
+        self.open(&format!("/{name}"), fold)
     }
 
     fn admit(&self) -> Result<(), LogError> {

@@ -52,7 +52,12 @@ pub trait Log: Send + Sync {
     fn stats(&self) -> LogStats;
     /// The trimmable units, oldest first: their newest message, bytes, and when they began.
     fn sealed(&self) -> Vec<(u64, u64, u64)>;
-    /// Deletes whole units before `seq`; says the first message kept.
+    /// True if [`Log::trim`] deletes nothing before the next [`Log::snapshot`]: of what an earlier life left it is not
+    /// known whether its newest snapshot is whole.
+    fn snapshot_due(&self) -> bool {
+        false
+    }
+    /// Deletes whole units before `seq`, if the newest snapshot is durable; says the first message kept.
     fn trim(&self, seq: u64) -> Result<u64, LogError>;
     /// A clean end; everything is committed.
     fn close(&self) -> Result<(), LogError>;
@@ -66,8 +71,8 @@ pub trait LogStore: Send + Sync {
     fn list(&self) -> Result<Vec<String>, LogError>;
     /// Opens, or makes, the log of a stream and becomes its writer; earlier writers are fenced.
     fn open(&self, name: &str, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError>;
-    /// Opens, or makes, the log of subscriptions.
-    fn open_catalog(&self, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError>;
+    /// Opens, or makes, a log that is no stream: `catalog` has the subscriptions, a door may have one of its own.
+    fn open_system(&self, name: &'static str, fold: Fold<'_>) -> Result<Arc<dyn Log>, LogError>;
     /// May messages be appended now?
     fn admit(&self) -> Result<(), LogError>;
     /// Gets the commit of what was appended going; `inline` allows to run it on this thread: true if it did.

@@ -67,10 +67,20 @@ impl Stream {
             bytes -= size;
             trim_to = last + 1;
         }
-        if trim_to > 0 {
-            self.trim(shared, trim_to)?;
+        if trim_to == 0 {
+            return Ok(());
         }
-        Ok(())
+        {
+            let state = self.state();
+            if self.log.snapshot_due() {
+                // What is to go may hold the only state of a subscription: the next turn removes it.
+                self.snapshot(&state, now)?;
+                drop(state);
+                shared.store.flush(false);
+                return Ok(());
+            }
+        }
+        self.trim(shared, trim_to)
     }
 
     fn trim(self: &Arc<Self>, shared: &Arc<Shared>, seq: u64) -> Result<(), EngineError> {

@@ -10,6 +10,7 @@ mod planted;
 
 mod random;
 mod rules;
+mod snapshots;
 
 mod world;
 

@@ -447,9 +447,11 @@ impl Session {
             let receipt = self.attachments[i].consumer.settle(topic, &[(first, last)], verdict, &mut counts);
             match receipt {
                 Ok(receipt) if counts.first().is_some_and(|count| *count > 0) => {
-                    let silent = self.mode == Mode::Quiet && *verdict == Verdict::Ack;
-                    if !silent {
-                        self.replies.receipt("ok", receipt);
+                    match receipt {
+                        Receipt::At(ticket) if self.mode == Mode::Quiet && *verdict == Verdict::Ack => {
+                            self.replies.silent(ticket);
+                        }
+                        receipt => self.replies.receipt("ok", receipt),
                     }
                     return Ok(());
                 }
