@@ -3,34 +3,52 @@
 use crate::sh;
 use anyhow::{Result, bail, ensure};
 use postroad_testbed::docker::{self, Daemon, Life, Project, Spec, images};
-use postroad_testbed::{Broker, Mode, Options, Testbed, Wanted};
-use std::net::{Ipv4Addr, TcpListener};
+use postroad_testbed::{Broker, Mode, Options, Port, Testbed, Wanted};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// What the container tests use: every broker, and two generations of RabbitMQ.
-const IN_CONTAINERS: [&str; 7] =
-    ["redis", "beanstalkd", "mosquitto", "nats", "nats-streaming", "rabbitmq@3.10", "rabbitmq@4.0"];
+/// What the container tests use.
+const IN_CONTAINERS: [&str; 9] = [
+    "redis@7.0",
+    "beanstalkd@1.12",
+    "mosquitto@2.0.21",
+    "mosquitto@2.0.11",
+    "nats@2.15",
+    "nats@2.10",
+    "nats-streaming@0.25.6",
+    "rabbitmq@4.0",
+    "rabbitmq@3.10",
+];
+
+/// How long helpers may take that clean up after processes that have just ended.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What took how long.
+pub(crate) type Times = Vec<(String, Duration)>;
 
 pub(crate) struct Brokers {
     daemon: Option<Arc<Daemon>>,
-    /// The daemon was started here.
-    own: bool,
 }
 
 impl Brokers {
-    /// Gets everything that the tests will start, so that no test waits for a download.
-    pub(crate) fn ready(docker: bool, native: bool) -> Result<Self> {
+    /// Gets everything that the tests will start, so that no test waits for a download; says what took how long.
+    pub(crate) fn ready(docker: bool, native: bool) -> Result<(Self, Times)> {
         ensure!(!(docker && native), "--docker or --native, not both");
-        let brokers = match (docker, native, Daemon::find()) {
-            (true, _, Err(why)) => {
-                println!("{why:#}; starting one");
-                Self { daemon: Some(Daemon::find_or_start(Life::Kept)?.into()), own: true }
-            }
-            (true, _, Ok(daemon)) => Self { daemon: Some(daemon.into()), own: false },
-            // Unpacked packages are quicker to have than images that must be built.
-            (false, ..) => Self { daemon: None, own: false },
+        let mut times = Times::new();
+        let mut took = |what: String, start: Instant| {
+            println!("{what} ({:.1} s)", start.elapsed().as_secs_f64());
+            times.push((what, start.elapsed()));
         };
+        // Unpacked packages are quicker to have than images that must be built.
+        let mut daemon = None;
+        if docker {
+            let start = Instant::now();
+            // One that is started here goes with us, however we end.
+            let found = Daemon::find_or_start(Life::Owned)?;
+            took(format!("Docker {}, Compose {}", found.version, found.compose_version()?), start);
+            daemon = Some(Arc::new(found));
+        }
+        let brokers = Self { daemon };
         println!("brokers run as {}", if brokers.are_containers() { "containers" } else { "processes" });
         match &brokers.daemon {
             Some(daemon) => {
@@ -38,7 +56,7 @@ impl Brokers {
                     let start = Instant::now();
                     let wanted: Wanted = name.parse()?;
                     let image = images::resolve(daemon, wanted.broker, wanted.version.as_deref())?;
-                    println!("{name}: {} ({:.1} s)", image.image, start.elapsed().as_secs_f64());
+                    took(format!("{} {}", image.image, image.how), start);
                 }
             }
             None => {
@@ -46,11 +64,11 @@ impl Brokers {
                 for broker in Broker::ALL {
                     let start = Instant::now();
                     let running = Testbed::start(broker, &options)?;
-                    println!("{broker} {} ({:.1} s)", running.version(), start.elapsed().as_secs_f64());
+                    took(format!("{broker} {}", running.version()), start);
                 }
             }
         }
-        Ok(brokers)
+        Ok((brokers, times))
     }
 
     /// As `POSTROAD_TESTBED` says it.
@@ -66,10 +84,9 @@ impl Brokers {
     pub(crate) fn with_postroad(&self, work: impl FnOnce(&str) -> Result<()>) -> Result<()> {
         let Some(daemon) = &self.daemon else { bail!("there is no daemon") };
         let image = images::postroad(daemon, &sh::target().join("debug/postroad"))?;
-        // Free a moment ago; nobody else looks for ports here.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let project = Project::up(daemon, Spec::postroad(image.image, port))?;
-        let worked = work(&format!("jsonlog://127.0.0.1:{port}"));
+        let port = Port::claim()?;
+        let project = Project::up(daemon, Spec::postroad(image.image, port.number()))?;
+        let worked = work(&format!("jsonlog://127.0.0.1:{}", port.number()));
         if worked.is_err() {
             println!("{}", project.log_tail(40)?);
         }
@@ -77,15 +94,19 @@ impl Brokers {
         worked
     }
 
-    /// Stops what was started here, and sees that nothing is left.
+    /// Sees that nothing is left of brokers whose processes have ended, and stops a daemon that was started here.
     pub(crate) fn gone(self) -> Result<()> {
-        let Some(daemon) = self.daemon else { return Ok(()) };
-        let left = docker::projects(&daemon)?;
-        drop(daemon);
-        if self.own {
-            docker::stop_kept()?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut left = postroad_testbed::leftovers()?;
+            if let Some(daemon) = &self.daemon {
+                left.extend(docker::leftovers(daemon)?);
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "brokers are left: {left:?}");
+            std::thread::sleep(Duration::from_millis(100));
         }
-        ensure!(left.is_empty(), "containers are left: {left:?}");
-        Ok(())
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn command(what: &str) -> Result<Command> {
     match what {
         "memory" => tests.args(["test", "--package", "postroad-conformance", "--test", "memory"]),
         "engine" => tests.args(["test", "--package", "postroad-engine", "--test", "conformance"]),
-        "jsonlog" => tests.args(["test", "--package", "postroad-jsonlog", "--test", "conformance"]),
+        "jsonlog" => tests.args(["test", "--package", "postroad", "--test", "conformance"]),
         url if url.starts_with("jsonlog://") => tests
             .args([
                 "test",

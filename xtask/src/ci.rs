@@ -3,6 +3,7 @@
 use crate::args::Args;
 use crate::{sh, test_all};
 use anyhow::Result;
+use postroad_testbed::run::which;
 
 /// `cargo xtask ci`. The checks that `test-all` has no place for come first: its last lines count.
 pub(crate) fn run(raw: &[String]) -> Result<()> {
@@ -10,7 +11,7 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
     let mut doc = sh::cargo();
     doc.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
     sh::show(&mut doc)?;
-    if sh::which("cargo-deny").is_some() {
+    if which("cargo-deny").is_some() {
         sh::show(sh::cargo().args(["deny", "check"]))?;
     } else {
         println!("ci: cargo-deny is not installed: licences and advisories were not checked");

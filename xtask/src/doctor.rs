@@ -1,11 +1,13 @@
 //! `cargo xtask doctor`: what this machine has, what it lacks, and how to get it.
 
 use crate::args::Args;
-use crate::{deb, sh};
+use crate::{sh, tools};
 use anyhow::Result;
 use postroad_testbed::docker::Daemon;
-use postroad_testbed::fetch::{self, Way};
-use postroad_testbed::{Broker, Wanted, programs};
+use postroad_testbed::fetch::Way;
+use postroad_testbed::run::{output, which};
+use postroad_testbed::{Broker, Wanted, debian, programs};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// How it is with one thing.
@@ -15,7 +17,7 @@ enum Verdict {
     /// It is not, but what needs it gets it by itself.
     ByItself(String),
     /// It is not; the command that gets it.
-    Missing { without: &'static str, get: String },
+    Missing { without: String, get: String },
 }
 
 /// `cargo xtask doctor`. Never an error: what is missing is said, with what does not run without it.
@@ -25,18 +27,17 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
     println!("To build and run Postroad");
     line("rust", rust(), &mut get);
     line("cc", program("cc", "--version", "nothing links without it", "apt-get install gcc"), &mut get);
-    println!("\nTo test it (`cargo xtask test-all`)");
-    for tool in [&deb::NC, &deb::JQ] {
-        line(tool.name, tool_verdict(tool), &mut get);
+    println!("\nTo test it (`cargo xtask test-all`), besides");
+    for tool in [&tools::NC, &tools::JQ] {
+        line(tool.name(), tool_verdict(tool), &mut get);
     }
-    println!("\nBrokers in containers (`--docker`)");
+    println!("\nReal brokers for the tests, in containers (`test-all --docker`)");
     line("docker", docker(), &mut get);
-    println!("\nBrokers as processes (`--native`)");
-    line("go", program("go", "version", NO_GO, "apt-get install golang"), &mut get);
+    println!("\nThe same brokers as processes (`test-all --native`, and what is used if nothing is said)");
     for broker in Broker::ALL {
         line(broker.name(), broker_verdict(broker), &mut get);
     }
-    println!("\nA broker that somebody else runs is used when its variable is set, for example");
+    println!("\nA broker that runs elsewhere is used instead when its variable is set, for example");
     println!("    {}=amqp://HOST:5672", Broker::RabbitMq.variable(Broker::RabbitMq.services()[0]));
     if get.is_empty() {
         println!("\nNothing is missing. Next: `cargo xtask test-all`");
@@ -45,17 +46,17 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
         for command in get {
             println!("    {command}");
         }
-        println!("Or go on without: what cannot run is listed, and --allow-missing lets that pass.");
+        println!(
+            "Or go on without: `cargo xtask test-all --allow-missing` lists what it could not run, and passes."
+        );
     }
     Ok(())
 }
 
-const NO_GO: &str = "no NATS servers as processes, where they are not installed";
-
 fn line(name: &str, verdict: Verdict, get: &mut Vec<String>) {
     match verdict {
         Verdict::Here(what) => println!("  ok       {name:15} {what}"),
-        Verdict::ByItself(how) => println!("  fetched  {name:15} {how}"),
+        Verdict::ByItself(how) => println!("  later    {name:15} not here; {how}"),
         Verdict::Missing { without, get: command } => {
             println!("  missing  {name:15} {without}");
             if !get.contains(&command) {
@@ -66,41 +67,45 @@ fn line(name: &str, verdict: Verdict, get: &mut Vec<String>) {
 }
 
 fn first_line(program: &str, ask: &str) -> Option<String> {
-    let file = fetch::which(program)?;
+    let file = which(program)?;
     let out = Command::new(file).arg(ask).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     out.status.success().then(|| text.lines().next().unwrap_or_default().to_owned())
 }
 
-fn program(name: &str, ask: &str, without: &'static str, get: &str) -> Verdict {
+fn program(name: &str, ask: &str, without: &str, get: &str) -> Verdict {
     match first_line(name, ask) {
         Some(version) => Verdict::Here(version),
-        None => Verdict::Missing { without, get: get.to_owned() },
+        None => Verdict::Missing { without: without.to_owned(), get: get.to_owned() },
     }
 }
 
 fn rust() -> Verdict {
     let needed = env!("CARGO_PKG_RUST_VERSION");
-    let get = format!("rustup toolchain install stable   # {needed} or newer");
-    match first_line("rustc", "--version") {
-        Some(version) => Verdict::Here(format!("{version}; {needed} or newer is needed")),
-        None => Verdict::Missing { without: "nothing builds without it", get },
+    // The compiler beside the cargo that runs this, whatever `PATH` says.
+    let beside = std::env::var_os("CARGO").map(|cargo| Path::new(&cargo).with_file_name("rustc"));
+    let rustc = beside.filter(|rustc| rustc.is_file()).or_else(|| which("rustc"));
+    let get =
+        format!("rustup toolchain install stable   # {needed} or newer; rustup itself: https://rustup.rs");
+    match rustc.and_then(|rustc| output(Command::new(rustc).arg("--version")).ok()) {
+        Some(version) => Verdict::Here(format!("{}; {needed} or newer is needed", version.trim())),
+        None => Verdict::Missing { without: "nothing builds without it".into(), get },
     }
 }
 
-fn can_unpack() -> bool {
-    fetch::which("apt-get").is_some() && fetch::which("dpkg").is_some()
-}
-
-fn tool_verdict(tool: &'static deb::Tool) -> Verdict {
-    match deb::find(tool) {
+fn tool_verdict(needed: &'static tools::Needed) -> Verdict {
+    match needed.find() {
         Some(path) => Verdict::Here(path.display().to_string()),
-        None if can_unpack() => Verdict::ByItself("from Debian's package, unpacked, not installed".into()),
+        None if debian::obstacle().is_none() => Verdict::ByItself(unpacked(needed.tool.package)),
         None => Verdict::Missing {
-            without: tool.needed_for,
-            get: format!("install {} with the package manager of your system", tool.name),
+            without: format!("without it no {}", needed.needed_for),
+            get: format!("install {} with the package manager of your system", needed.name()),
         },
     }
+}
+
+fn unpacked(package: &str) -> String {
+    format!("fetched when needed: Debian's {package}, unpacked into target, not installed")
 }
 
 fn docker() -> Verdict {
@@ -110,14 +115,16 @@ fn docker() -> Verdict {
             Verdict::Here(format!("Docker {}, Compose {compose}", daemon.version))
         }
         Err(error) => {
-            eprintln!("           docker: {error:#}");
             let root = rustix::process::geteuid().is_root();
-            let get = if root && fetch::which("apt-get").is_some() {
+            let get = if root && which("apt-get").is_some() {
                 "cargo xtask up --install   # a daemon and Compose, until `cargo xtask down`"
             } else {
                 "install Docker Engine and the Compose plugin, and start the daemon"
             };
-            Verdict::Missing { without: "no containers; the same tests run with processes", get: get.into() }
+            // The first line says what is wrong, the others how it was seen.
+            let why = error.to_string();
+            let why = why.split(" (").next().unwrap_or_default();
+            Verdict::Missing { without: format!("{why}; the brokers below do instead"), get: get.into() }
         }
     }
 }
@@ -133,10 +140,15 @@ fn broker_verdict(broker: Broker) -> Verdict {
     }
     let way = Way::of(&Wanted::from(broker));
     match (way.obstacle(), &way) {
-        (None, Way::Package(package)) => {
-            Verdict::ByItself(format!("when needed: Debian's {package}, unpacked, not installed"))
-        }
-        (None, Way::Go(module)) => Verdict::ByItself(format!("when needed: go install {module}")),
-        (Some(_), _) => Verdict::Missing { without: "its tests do not run as processes", get: way.by_hand() },
+        (None, Way::Package(package)) => Verdict::ByItself(unpacked(package)),
+        (None, Way::Go(module)) => Verdict::ByItself(format!("built when needed: go install {module}")),
+        (Some(why), Way::Go(_)) => Verdict::Missing {
+            without: format!("its tests do not run as processes: {why} to build it"),
+            get: "apt-get install golang   # or https://go.dev/dl".into(),
+        },
+        (Some(why), Way::Package(_)) => Verdict::Missing {
+            without: format!("its tests do not run as processes: {why} to fetch it"),
+            get: way.by_hand(),
+        },
     }
 }

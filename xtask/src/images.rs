@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::sh;
 use anyhow::{Context, Result, bail};
 use postroad_testbed::Wanted;
-use postroad_testbed::docker::images::{self, BUILT, How, Image};
+use postroad_testbed::docker::images::{self, BUILT, Image};
 use postroad_testbed::docker::{Daemon, Life};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -30,14 +30,14 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
         return Ok(());
     }
     images::build_missing(&daemon, &wanted, |image, how, took| {
-        println!("{:36} {:8} {:6.1} s", image.tag(), word(how), took.as_secs_f64());
+        println!("{:36} {how:8} {:6.1} s", image.tag(), took.as_secs_f64());
     })?;
     if names.is_empty() || names.iter().any(|name| name == "postroad") {
         let start = Instant::now();
         let program = program(args.text("binary"))?;
         let resolved = images::postroad(&daemon, &program)?;
         let took = start.elapsed().as_secs_f64();
-        println!("{:36} {:8} {took:6.1} s  of {}", resolved.image, word(resolved.how), program.display());
+        println!("{:36} {:8} {took:6.1} s  of {}", resolved.image, resolved.how, program.display());
     }
     Ok(())
 }
@@ -67,15 +67,6 @@ fn program(named: Option<&str>) -> Result<PathBuf> {
     sh::show(sh::cargo().args(["build", "--quiet", "-p", "postroad", "--bin", "postroad"]))?;
     let program = sh::target().join("debug/postroad");
     program.canonicalize().with_context(|| format!("{} was not built", program.display()))
-}
-
-fn word(how: How) -> &'static str {
-    match how {
-        How::Named => "named",
-        How::Here => "here",
-        How::Pulled => "pulled",
-        How::Built => "built",
-    }
 }
 
 #[cfg(test)]

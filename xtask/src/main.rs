@@ -6,7 +6,6 @@ mod brokers;
 mod certify;
 mod chaos;
 mod ci;
-mod deb;
 mod docker;
 mod doctor;
 mod images;
@@ -17,22 +16,28 @@ mod sh;
 mod sim;
 mod test_all;
 mod tidy;
+mod tools;
 mod up;
 
-use std::process::ExitCode;
+use anyhow::{Result, bail, ensure};
+use postroad_testbed::supervise;
+use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  test-all [--docker | --native] [--allow-missing] [--quick]
+  test-all [--docker | --native] [--allow-missing] [--quick | --only brokers]
         Everything that must hold: format, lints, tidy, all tests, real brokers, property tests
         with more cases, a short run of the bench against its peers. --docker insists on brokers
         in containers (a daemon that is missing is installed, started, and stopped at the end) and
         certifies our own broker in one; --native insists on processes; without either it is what
         is quickest to have, and says which. What could not run is listed and fails the command,
-        unless --allow-missing. --quick leaves out the last two.
+        unless --allow-missing. --quick leaves out the last two; --only brokers leaves out all but
+        the brokers and the tests of the testbed. Killed at any moment, it leaves nothing.
   chaos [--minutes M]
         The tests that kill, in turns with other seeds, for M minutes (default 10).
+  chaos mqtt [--kills N]
+        N random kills (default 1000) of the MQTT door under load, with its clients dying, too.
   matrix [--check]
         Writes the table of what each backend can do into the README, from the certificates.
   certify memory | engine | jsonlog | jsonlog://HOST:PORT
@@ -48,6 +53,15 @@ cargo xtask COMMAND
         answer. --only: one or more of publish,deliver,scale,recovery,memory. --servers: one or
         more of postroad,redis,beanstalkd. --check fails when a goal is missed. --quick is a
         short run without goals. Writes target/bench/jsonlog.json and .svg.
+  bench mqtt [--quick] [--only LIST] [--servers LIST] [--qos LIST] [--protocol 3.1.1|5]
+             [--sessions durable|clean] [--ahead] [--seconds N] [--rounds N] [--binary FILE]
+             [--json FILE] [--svg FILE]
+        The MQTT door against mosquitto and mochi, each row with its durability, the server's CPU
+        time for a delivery, and what was lost or came twice. --only: one or more of pair, pairs,
+        fanout, fanin, lone (one message in flight), slow (every sync takes 5 ms more), idle
+        (10 000 connections), recovery (a million retained messages, 100 000 sessions).
+        --servers: one or more of postroad, postroad-memory, mosquitto, mochi, mochi-bolt. --ahead:
+        publishers do not wait for deliveries. Writes target/bench/mqtt.json and .svg.
   sim [--seed N] [--minutes M] [--worlds N] [--threads N] [--plant BUG]
         Brokers and their clients in worlds made from seeds: virtual time, a network that delays,
         cuts and splits, a disk that loses and tears, kills of anybody at any step. Prints worlds a
@@ -76,19 +90,47 @@ cargo xtask COMMAND
         removes what killed runs left; status names the daemon, Compose and what runs in it.
 ";
 
+/// The verb of the process in which a supervised command does its work.
+const INSIDE: &str = "inside";
+
+/// Runs a command in a process of its own, and sees that nothing is left of it.
+fn supervised(verb: &str, rest: &[String]) -> Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(INSIDE).arg(verb).args(rest);
+    let ended = supervise::run(verb, &command)?;
+    for left in &ended.left {
+        eprintln!("xtask {verb}: left behind, and taken away now: {left}");
+    }
+    for file in &ended.files {
+        eprintln!("xtask {verb}: left behind, and taken away now: {}", file.display());
+    }
+    ensure!(ended.status.success() && ended.left.is_empty(), "{}", ended.status);
+    Ok(())
+}
+
+fn inside(words: &[String]) -> Result<()> {
+    let [verb, rest @ ..] = words else { bail!("what?") };
+    match verb.as_str() {
+        "test-all" => test_all::run(rest),
+        "ci" => ci::run(rest),
+        "chaos" => chaos::run(rest),
+        "bench" => bench::run(rest),
+        other => bail!("{other} is not supervised"),
+    }
+}
+
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let verb = words.next().unwrap_or_else(|| "help".into());
     let rest: Vec<String> = words.collect();
     let done = match verb.as_str() {
+        // They start servers, and end within minutes: whatever becomes of them, nothing stays.
+        "test-all" | "ci" | "chaos" | "bench" => supervised(&verb, &rest),
+        INSIDE => inside(&rest),
         "tidy" => tidy::run(&rest),
-        "test-all" => test_all::run(&rest),
-        "ci" => ci::run(&rest),
         "certify" => certify::run(&rest),
-        "chaos" => chaos::run(&rest),
         "matrix" => matrix::run(&rest),
-        "bench" => bench::run(&rest),
-        "peers" => deb::run(&rest),
+        "peers" => tools::run(&rest),
         "sim" => sim::run(&rest),
         "images" => images::run(&rest),
         "docker" => docker::run(&rest),

@@ -1,8 +1,10 @@
 //! Servers under measurement: each on its own loopback port and directory, ready by a protocol
 //! probe, watched through /proc, killed by its own handle.
 
-use crate::{deb, sh};
+use crate::sh;
+use crate::tools::{self, Needed};
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -30,31 +32,52 @@ impl Kind {
         }
     }
 
-    fn tool(self) -> Option<&'static deb::Tool> {
+    fn tool(self) -> Option<&'static Needed> {
         match self {
             Self::Postroad => None,
-            Self::Redis => Some(&deb::REDIS),
-            Self::Beanstalkd => Some(&deb::BEANSTALKD),
+            Self::Redis => Some(&tools::REDIS),
+            Self::Beanstalkd => Some(&tools::BEANSTALKD),
         }
     }
 
-    /// The program to run; `ours` is the postroad binary.
-    pub(crate) fn program(self, ours: &Path) -> Option<PathBuf> {
+    /// What to send to see whether it answers, and how its answer starts.
+    fn probe(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Self::Postroad => (b"", b"hello postroad/"),
+            Self::Redis => (b"PING\r\n", b"+PONG"),
+            Self::Beanstalkd => (b"stats\r\n", b"OK "),
+        }
+    }
+}
+
+/// A kind of server: how it is started, and how it is known to be ready.
+pub(crate) trait Peer: Copy {
+    fn name(self) -> &'static str;
+    /// The program to run, if it is here; `ours` is the postroad binary.
+    fn program(self, ours: &Path) -> Option<PathBuf>;
+    /// Prepares `dir` and gives the command for a server in it.
+    fn command(self, program: &Path, dir: &Path, port: u16) -> Result<Command>;
+    /// Asks once; its answer, if it is ready.
+    fn answer(self, addr: SocketAddr) -> Option<String>;
+    /// How it makes a record durable before it answers, in its own words, which may be in its answer.
+    fn mode(self, answer: &str) -> Result<String>;
+}
+
+impl Peer for Kind {
+    fn name(self) -> &'static str {
+        Self::name(self)
+    }
+
+    fn program(self, ours: &Path) -> Option<PathBuf> {
         match self.tool() {
-            Some(tool) => deb::find(tool),
+            Some(tool) => tool.find(),
             None => ours.is_file().then(|| ours.to_path_buf()),
         }
     }
 
-    fn command(self, program: &Path, dir: &Path, port: u16) -> Command {
+    fn command(self, program: &Path, dir: &Path, port: u16) -> Result<Command> {
         let mut command = Command::new(program);
         let port = port.to_string();
-        // The bench measures the defaults, not somebody's settings.
-        for (name, _) in
-            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTROAD_"))
-        {
-            command.env_remove(name);
-        }
         match self {
             Self::Postroad => {
                 command.arg("serve").arg("--data").arg(dir.join("data"));
@@ -71,22 +94,31 @@ impl Kind {
                 command.args(["-l", "127.0.0.1", "-p", &port, "-f", "0"]).arg("-b").arg(dir);
             }
         }
-        command
+        Ok(command)
     }
 
-    /// What to send to see whether it answers, and how its answer starts.
-    fn probe(self) -> (&'static [u8], &'static [u8]) {
-        match self {
-            Self::Postroad => (b"", b"hello postroad/"),
-            Self::Redis => (b"PING\r\n", b"+PONG"),
-            Self::Beanstalkd => (b"stats\r\n", b"OK "),
-        }
+    fn answer(self, addr: SocketAddr) -> Option<String> {
+        let (ask, expect) = self.probe();
+        try_probe(addr, ask, expect)
+    }
+
+    fn mode(self, answer: &str) -> Result<String> {
+        Ok(match self {
+            Self::Postroad => {
+                let mode = answer.split_whitespace().find(|word| word.starts_with("sync="));
+                let mode = mode.context("the greeting has no sync=")?;
+                ensure!(mode == "sync=fdatasync", "postroad runs with {mode}: nothing to compare");
+                mode.into()
+            }
+            Self::Redis => "appendonly yes, appendfsync always".into(),
+            Self::Beanstalkd => "-b DIR -f 0 (fsync at every write)".into(),
+        })
     }
 }
 
 /// A running server. Dropping it kills it and removes its directory.
-pub(crate) struct Server {
-    pub(crate) kind: Kind,
+pub(crate) struct Server<P: Peer = Kind> {
+    pub(crate) kind: P,
     pub(crate) addr: SocketAddr,
     /// How it makes a record durable before it answers, in its own words.
     pub(crate) mode: String,
@@ -95,9 +127,9 @@ pub(crate) struct Server {
     child: Child,
 }
 
-impl Server {
+impl<P: Peer> Server<P> {
     /// Starts it in a new directory below `target`, so that its files are on the disk the build uses.
-    pub(crate) fn start(kind: Kind, ours: &Path) -> Result<Self> {
+    pub(crate) fn start(kind: P, ours: &Path) -> Result<Self> {
         static NUMBER: AtomicU16 = AtomicU16::new(0);
         let program = kind.program(ours).with_context(|| format!("{} is not here", kind.name()))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -113,11 +145,10 @@ impl Server {
 
     /// Waits for the probe's answer; gives the sync mode.
     fn wait_until_ready(&mut self, limit: Duration) -> Result<String> {
-        let (ask, expect) = self.kind.probe();
         let start = Instant::now();
         loop {
-            if let Some(answer) = try_probe(self.addr, ask, expect) {
-                return self.mode_of(&answer);
+            if let Some(answer) = self.kind.answer(self.addr) {
+                return self.kind.mode(&answer);
             }
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended at its start: {status}\n{}", self.kind.name(), self.log());
@@ -134,23 +165,20 @@ impl Server {
         }
     }
 
-    fn mode_of(&self, answer: &str) -> Result<String> {
-        Ok(match self.kind {
-            Kind::Postroad => {
-                let mode = answer.split_whitespace().find(|word| word.starts_with("sync="));
-                let mode = mode.context("the greeting has no sync=")?;
-                ensure!(mode == "sync=fdatasync", "postroad runs with {mode}: nothing to compare");
-                let version = answer.split_whitespace().nth(1).unwrap_or_default();
-                format!("{} {mode}", version.replace('/', " "))
-            }
-            Kind::Redis => "redis appendonly yes, appendfsync always".into(),
-            Kind::Beanstalkd => "beanstalkd -b DIR -f 0 (fsync at every write)".into(),
-        })
-    }
-
     /// `kill -9`, then the same command on the same directory. Gives the time from the start to the greeting.
     pub(crate) fn kill_and_restart(&mut self) -> Result<Duration> {
         self.child.kill()?;
+        self.restart()
+    }
+
+    /// The same for a server that saves at its end: it is asked to end.
+    pub(crate) fn end_and_restart(&mut self) -> Result<Duration> {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, Signal::TERM)?;
+        self.restart()
+    }
+
+    fn restart(&mut self) -> Result<Duration> {
         self.child.wait()?;
         let start = Instant::now();
         self.child = spawn(self.kind, &self.program, &self.dir, self.addr.port())?;
@@ -160,11 +188,8 @@ impl Server {
 
     /// CPU time used so far by all its threads, user and system, in microseconds.
     pub(crate) fn cpu_us(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .with_context(|| format!("{} is gone\n{}", self.kind.name(), self.log()))?;
-        let ticks = cpu_ticks(&stat).context("/proc/PID/stat is not understood")?;
-        let per_second = rustix::param::clock_ticks_per_second();
-        Ok(ticks as f64 * 1e6 / per_second as f64)
+        cpu_us_of(&self.child.id().to_string())
+            .with_context(|| format!("{} is gone\n{}", self.kind.name(), self.log()))
     }
 
     /// Resident memory, in bytes.
@@ -200,7 +225,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl<P: Peer> Drop for Server<P> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -208,9 +233,14 @@ impl Drop for Server {
     }
 }
 
-fn spawn(kind: Kind, program: &Path, dir: &Path, port: u16) -> Result<Child> {
+fn spawn(kind: impl Peer, program: &Path, dir: &Path, port: u16) -> Result<Child> {
     let log = File::options().create(true).append(true).open(dir.join("server.log"))?;
-    kind.command(program, dir, port)
+    let mut command = kind.command(program, dir, port)?;
+    // The bench measures the defaults, not somebody's settings.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("POSTROAD_")) {
+        command.env_remove(name);
+    }
+    command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -245,6 +275,13 @@ fn free_port() -> Result<u16> {
         }
     }
     bail!("no free port between 22000 and 32000")
+}
+
+/// CPU time of a process, `self` for this one, in microseconds.
+pub(crate) fn cpu_us_of(pid: &str) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks = cpu_ticks(&stat).context("/proc/PID/stat is not understood")?;
+    Ok(ticks as f64 * 1e6 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// Fields 14 and 15 of `/proc/PID/stat`. The name before them may contain anything, even `)`.

@@ -2,7 +2,7 @@
 
 use crate::args::Args;
 use crate::brokers::Brokers;
-use crate::{bench, deb, matrix, properties, sh, tidy};
+use crate::{bench, matrix, properties, sh, tidy, tools};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -15,6 +15,8 @@ const CASES: &str = "2000";
 #[derive(Default)]
 struct Tally {
     phases: Vec<(String, Duration, bool)>,
+    /// What the phase "brokers" took so long for.
+    parts: Vec<(String, Duration)>,
     /// `test result: …` lines of cargo.
     results: Vec<String>,
     passed: u64,
@@ -24,21 +26,21 @@ struct Tally {
 
 /// `cargo xtask test-all`.
 pub(crate) fn run(raw: &[String]) -> Result<()> {
-    let args = Args::parse(raw, &["allow-missing", "quick", "docker", "native"], &[])?;
+    let args = Args::parse(raw, &["allow-missing", "quick", "docker", "native"], &["only"])?;
     let quick = args.has("quick");
     let allow_missing = args.has("allow-missing");
     let mut tally = Tally::default();
+    if let Some(only) = args.text("only") {
+        ensure!(only == "brokers", "--only brokers is all there is, not {only}");
+        return only_brokers(tally, &args);
+    }
 
     tally.phase("tools", |tally| {
-        let missing = deb::ensure(&deb::ALL);
-        tally.missing.extend(missing.iter().map(|tool| format!("{} (no {})", tool.needed_for, tool.name)));
+        let missing = tools::ensure(&tools::ALL);
+        tally.missing.extend(missing.iter().map(|tool| format!("{} (no {})", tool.needed_for, tool.name())));
         Ok(())
     });
-    let mut brokers = None;
-    tally.phase("brokers", |_| {
-        brokers = Some(Brokers::ready(args.has("docker"), args.has("native"))?);
-        Ok(())
-    });
+    let brokers = tally.brokers(&args);
     tally.phase("format", |_| sh::show(sh::cargo().args(["fmt", "--all", "--check"])));
     tally.phase("tidy", |_| {
         tidy::run(&[])?;
@@ -66,10 +68,16 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
         tally.phase("our broker in a container: conformance", |tally| {
             brokers.with_postroad(|url| tally.cargo_test(&mut crate::certify::command(url)?))
         });
+        if !quick {
+            tally.phase("our image: built by its Dockerfile, run, stopped", |tally| {
+                let mut test = sh::cargo();
+                test.args(["test", "--package", "postroad-testbed", "--test", "docker", "--", "--nocapture"]);
+                test.args(["--exact", "the_image_of_the_dockerfile"]);
+                tally.cargo_test(test.env("POSTROAD_TESTBED", "docker").env("POSTROAD_TEST_DOCKERFILE", "1"))
+            });
+        }
     }
-    if let Some(brokers) = brokers {
-        tally.phase("brokers gone", |_| brokers.gone());
-    }
+    tally.brokers_gone(brokers);
     if !quick {
         tally.phase("properties, more cases", |tally| {
             let mut tests = sh::cargo();
@@ -97,7 +105,40 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
     tally.finish(allow_missing)
 }
 
+/// The brokers, the tests that hurt them, and their end, as in the whole run.
+fn only_brokers(mut tally: Tally, args: &Args) -> Result<()> {
+    let brokers = tally.brokers(args);
+    tally.phase("tests: brokers", |tally| {
+        let mut tests = sh::cargo();
+        tests.args(["test", "--package", "postroad-testbed", "--no-fail-fast"]);
+        if let Some(brokers) = &brokers {
+            tests.env("POSTROAD_TESTBED", brokers.mode());
+        }
+        tally.cargo_test(&mut tests)
+    });
+    tally.brokers_gone(brokers);
+    tally.finish(args.has("allow-missing"))
+}
+
 impl Tally {
+    /// Gets the brokers; none if that failed.
+    fn brokers(&mut self, args: &Args) -> Option<Brokers> {
+        let mut brokers = None;
+        self.phase("brokers", |tally| {
+            let (ready, times) = Brokers::ready(args.has("docker"), args.has("native"))?;
+            tally.parts.extend(times);
+            brokers = Some(ready);
+            Ok(())
+        });
+        brokers
+    }
+
+    fn brokers_gone(&mut self, brokers: Option<Brokers>) {
+        if let Some(brokers) = brokers {
+            self.phase("brokers gone", |_| brokers.gone());
+        }
+    }
+
     /// Runs a phase, shows how it went; gives whether it passed.
     fn phase(&mut self, name: &str, work: impl FnOnce(&mut Self) -> Result<()>) -> bool {
         println!("== {name}");
@@ -142,6 +183,9 @@ impl Tally {
         println!("\n== summary");
         for (name, took, passed) in &self.phases {
             println!("{:>8.1} s  {}  {name}", took.as_secs_f64(), if *passed { "ok    " } else { "FAILED" });
+        }
+        for (name, took) in &self.parts {
+            println!("{:>8.1} s  of that: {name}", took.as_secs_f64());
         }
         for what in &self.missing {
             println!("did not run: {what}");

@@ -104,21 +104,26 @@ fn stop_daemon(daemon: Daemon) -> Result<()> {
 /// `cargo xtask status`; an error if one that was brought up does not answer.
 pub(crate) fn status(raw: &[String]) -> Result<()> {
     Args::parse(raw, &[], &[])?;
-    let up = Up::open()?;
+    let mut up = Up::open()?;
+    let gone = up.forget_gone()?;
+    for standing in &gone {
+        println!(
+            "{} {} is gone (a boot, or somebody ended it), and forgotten",
+            standing.broker, standing.version
+        );
+    }
     if up.standing().is_empty() {
         println!("nothing is up; `cargo xtask up [BROKER]` brings one up");
     }
-    let mut silent = Vec::new();
+    let mut silent: Vec<&str> = gone.iter().map(|standing| standing.broker.name()).collect();
     for standing in up.standing() {
-        let state = match (standing.probe(), standing.exists()) {
-            (Ok(()), _) => "answers".to_owned(),
-            (Err(_), false) => "gone".to_owned(),
-            (Err(error), true) => format!("does not answer: {error:#}"),
-        };
-        if state != "answers" {
-            silent.push(standing.broker.name());
+        match standing.probe() {
+            Ok(()) => show(standing, "answers"),
+            Err(error) => {
+                silent.push(standing.broker.name());
+                show(standing, &format!("does not answer: {error:#}"));
+            }
         }
-        show(standing, &state);
     }
     ensure!(silent.is_empty(), "no answer from {}", silent.join(", "));
     Ok(())

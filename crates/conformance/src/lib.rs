@@ -18,7 +18,8 @@
 //!    `cargo test settle` runs a group, `cargo test settle::retry` one case.
 //! 3. `POSTROAD_CONFORMANCE_RENEW=1 cargo test` writes `capabilities/NAME.toml`: which cases are run, refused and skipped.
 //!    Commit it. From then on a case that is silently no longer run fails the tests.
-//! 4. Give the harness [`Chaos`]: restarts, kills, cuts. [`proxy::Proxy`] cuts and half-opens TCP connections to any broker.
+//! 4. Give the harness [`Chaos`]: restarts, kills, cuts. [`proxy::Proxy`] cuts and half-opens TCP connections to any
+//!    broker; [`wire::Wire`] does so for a backend in this process.
 //! 5. [`run_all`] gives a [`Report`] as JSON, JUnit XML, and a row of a Markdown table.
 //!
 //! What is random in a case follows from a seed. A failure prints it; `POSTROAD_CONFORMANCE_SEED` sets it.
@@ -30,6 +31,7 @@
 //! - [`faulty`]: backends that break the contract on purpose, one way each. The kit's own tests hold it to catching all of
 //!   them: a case that cannot fail is not a test.
 //! - [`limited`]: a backend that can do less, to test the negative twins.
+//! - [`wire`]: connections to a backend in this process, to be cut and silenced.
 
 #[macro_use]
 mod names;
@@ -48,6 +50,7 @@ pub mod proxy;
 mod report;
 mod run;
 mod tokens;
+pub mod wire;
 
 pub use case::{Case, Plan, cases, find};
 pub use certificate::{RENEW, certificate, check_certificate};

@@ -17,9 +17,9 @@ macro_rules! __for_all_cases {
             groups { share, two_groups_get_all, many_consumers, consumer_gone, exclusive_is_busy, need_a_name }
             replay { from_new, from_first, from_last, from_sequence, from_time, goes_on_with_new, acks_of_others_do_not_matter }
             checkpoint { a_name_keeps_its_place, a_name_gets_what_it_missed, floor_stays_below_the_open_one, what_was_out_comes_first, names_are_apart, forget, restart_replays_the_rest }
-            lifecycle { consumer_gone, publisher_gone, drain_waits_for_verdicts, drain_ends_at_its_deadline, drain_of_nothing, drain_fetches_nothing, close_flushes, close_while_busy, closed_is_closed, a_dropped_wait_takes_nothing }
-            connection { cut_consumer, cut_publisher, half_open_consumer, half_open_publisher, pause, restart, kill, attempts_survive_a_restart }
-            load { verdicts_by_chance, through_cuts, through_restarts, through_kills }
+            lifecycle { consumer_gone, publisher_gone, drain_waits_for_verdicts, drain_ends_at_its_deadline, drain_of_nothing, drain_fetches_nothing, close_flushes, close_while_busy, close_returns_the_rest, closed_is_closed, a_dropped_wait_takes_nothing }
+            connection { cut_consumer, cut_publisher, loss_is_noticed, attempts_survive_a_cut, half_open_consumer, half_open_publisher, pause, restart, kill, attempts_survive_a_restart }
+            load { verdicts_by_chance, through_cuts, through_silence, through_pauses, through_restarts, through_kills }
         }
     };
 }

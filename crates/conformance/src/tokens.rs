@@ -61,4 +61,11 @@ impl Tokens {
     pub(crate) fn extend(&self, tag: u64) -> Settled {
         self.lock().out.get_mut(&tag).map_or_else(Settled::ok, |(_, token)| token.extend())
     }
+
+    /// Makes the leases of all of them longer.
+    pub(crate) fn extend_all(&self) {
+        for (_, token) in self.lock().out.values_mut() {
+            drop(token.extend());
+        }
+    }
 }

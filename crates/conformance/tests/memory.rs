@@ -1,6 +1,13 @@
 //! The memory backend, which is the specification, passes all of it.
 
-postroad_conformance::conformance_tests!(postroad_conformance::memory::MemoryHarness::new());
+use postroad_conformance::memory::MemoryHarness;
+
+postroad_conformance::conformance_tests!(MemoryHarness::new());
+
+/// And behind connections, so that the cases about these are run, too.
+mod wired {
+    postroad_conformance::conformance_tests!(super::MemoryHarness::wired("memory-wired", None));
+}
 
 /// A case that no macro names would never be run by `conformance_tests!`.
 #[test]

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 /// Steps of a world. About two in five are commands of clients.
 pub const STEPS: usize = 1000;
 /// Worlds that a shrink tries at most, and how long.
-const SHRINK_BUDGET: usize = 3000;
-const SHRINK_TIME: Duration = Duration::from_secs(40);
+const SHRINK_BUDGET: usize = 20_000;
+const SHRINK_TIME: Duration = Duration::from_secs(20);
+/// Facts that a brief explanation shows.
+const SHOWN: usize = 60;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -128,30 +130,73 @@ impl Tally {
     }
 }
 
+/// A failure, shrunk.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The steps that are left.
+    pub steps: usize,
+    /// What happens, on a page or two.
+    pub brief: String,
+    /// Every step and every fact.
+    pub whole: String,
+}
+
 /// Shrinks a failing world and says what happens in it.
-pub fn explain(protocol: &dyn Protocol, planted: Planted, failure: &Failure) -> String {
+pub fn explain(protocol: &dyn Protocol, planted: Planted, failure: &Failure) -> Explanation {
     let plan = Plan::of(failure.seed, STEPS);
     let started = Instant::now();
     let small = shrink(&plan, SHRINK_BUDGET, |plan| {
         started.elapsed() < SHRINK_TIME && run(protocol, planted, plan).is_err()
     });
-    let mut text = format!("seed {}: {}\n", failure.seed, failure.violation.why);
+    let steps = small.steps.len();
+    let mut brief = format!("seed {}: {}\n", failure.seed, failure.violation.why);
+    let Err(violation) = run(protocol, planted, &small) else {
+        brief.push_str("it does not fail again: that is a defect of the simulation\n");
+        return Explanation { steps, whole: brief.clone(), brief };
+    };
     // Writing to a string cannot fail.
-    match run(protocol, planted, &small) {
-        Ok(_) => text.push_str("it does not fail again: that is a defect of the simulation\n"),
-        Err(violation) => {
-            let _ =
-                writeln!(text, "the least that does it: {} of {} steps", small.steps.len(), plan.steps.len());
-            let _ = writeln!(text, "  {:?}", small.climate);
-            for step in &small.steps {
-                let _ = writeln!(text, "  {step:?}");
-            }
-            let _ = writeln!(text, "what was seen:");
-            for (now, fact) in &violation.history.facts {
-                let _ = writeln!(text, "  {now:>6} ms  {fact:?}");
-            }
-            let _ = writeln!(text, "{}", violation.why);
+    let _ = writeln!(brief, "the least that does it: {steps} of {} steps", plan.steps.len());
+    let _ = writeln!(brief, "  {:?}", small.climate);
+    let mut whole = brief.clone();
+    for step in &small.steps {
+        let _ = writeln!(whole, "  {step:?}");
+    }
+    kinds(&small, &mut brief);
+    // What came after the fact that broke the rule says nothing of it.
+    let facts = &violation.history.facts;
+    let end = violation.fact.map_or(facts.len(), |fact| fact + 1);
+    let begin = end.saturating_sub(SHOWN);
+    let _ = writeln!(brief, "what was seen, {} of {} facts:", end - begin, facts.len());
+    let _ = writeln!(whole, "what was seen:");
+    for (at, (now, fact)) in facts.iter().enumerate() {
+        let line = format!("  {at:>5} {now:>6} ms  {fact:?}\n");
+        whole.push_str(&line);
+        if (begin..end).contains(&at) {
+            brief.push_str(&line);
         }
     }
-    text
+    for text in [&mut brief, &mut whole] {
+        let _ = writeln!(text, "{}", violation.why);
+    }
+    Explanation { steps, brief, whole }
+}
+
+/// The kinds of the steps, several on a line.
+fn kinds(plan: &Plan, text: &mut String) {
+    let mut line = String::from(" ");
+    for run in plan.steps.chunk_by(|one, next| one.kind == next.kind) {
+        let _ = write!(line, " {:?}", run[0].kind);
+        if run.len() > 1 {
+            let _ = write!(line, "*{}", run.len());
+        }
+        if line.len() > 110 {
+            text.push_str(&line);
+            text.push('\n');
+            line.truncate(1);
+        }
+    }
+    if line.len() > 1 {
+        text.push_str(&line);
+        text.push('\n');
+    }
 }

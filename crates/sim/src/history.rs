@@ -42,8 +42,8 @@ pub struct SubSpec {
     pub name: Option<&'static str>,
     /// Shared by several connections.
     pub group: bool,
-    /// It starts at the first message, else after the newest.
-    pub from_first: bool,
+    /// Where a new one starts.
+    pub from: Start,
     /// Un-acked messages of a connection.
     pub prefetch: u32,
     /// Milliseconds.
@@ -54,6 +54,17 @@ pub struct SubSpec {
     pub backoff: &'static [u64],
     /// The topics that match.
     pub topics: &'static [Topic],
+}
+
+/// Where a new subscription starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// After the newest message.
+    New,
+    /// At the first one.
+    First,
+    /// At the first one that was stored not longer than so many milliseconds ago.
+    Ago(u64),
 }
 
 impl SubSpec {
@@ -116,14 +127,20 @@ pub enum Fact {
         /// It was there before.
         duplicate: bool,
     },
+    /// It was confirmed without a number.
+    Kept(Tag),
     /// It was refused: nothing was stored.
     Refused(Tag),
+    /// Somebody asked for a subscription.
+    Asking(Conn, Spec),
     /// A subscription was confirmed.
     Attached(Conn, Spec),
     /// A connection ended its subscription.
     Detached(Conn),
     /// Somebody asked to forget a subscription: from here on it may be another one.
     Forget(Spec),
+    /// The broker ended and forgot a subscription that was too far behind: whoever had it has it no more.
+    Ended(Spec),
     /// A message left for a consumer.
     Delivered {
         /// To whom.
@@ -241,8 +258,20 @@ pub struct Terms<'a> {
     pub dedup: bool,
 }
 
+/// A rule that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Which, and by what.
+    pub why: String,
+    /// The index of the fact that broke it; `None`: it is seen in the end.
+    pub fact: Option<usize>,
+}
+
 /// The first rule that was broken, if any.
-pub fn check(terms: Terms<'_>, history: &History, audit: &Audit) -> Result<(), String> {
+///
+/// # Errors
+/// That rule.
+pub fn check(terms: Terms<'_>, history: &History, audit: &Audit) -> Result<(), Broken> {
     let ledger = deliveries::check(terms, history)?;
-    stored::check(terms, history, &ledger, audit)
+    stored::check(terms, history, &ledger, audit).map_err(|why| Broken { why, fact: None })
 }

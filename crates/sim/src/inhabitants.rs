@@ -68,7 +68,7 @@ pub trait Protocol {
     fn specs(&self) -> &'static [SubSpec];
 
     /// Sessions on an engine that was just opened.
-    fn move_in(&self, engine: &Arc<Engine>) -> Box<dyn Resident>;
+    fn move_in(&self, engine: &Arc<Engine>, climate: &Climate) -> Box<dyn Resident>;
 
     /// The guests of a world, up to [`crate::plan::CLIENTS`] of them.
     fn guests(&self, seed: u64, climate: &Climate) -> Vec<Box<dyn Guest>>;

@@ -2,15 +2,17 @@
 
 mod consumer;
 mod lines;
+mod login;
 mod publisher;
 mod resident;
 mod tap;
 
-use crate::history::{History, SubSpec, Tag, Topic};
+use crate::history::{History, Start, SubSpec, Tag, Topic};
 use crate::inhabitants::{Guest, Protocol, Resident};
 use crate::plan::{CLIENTS, Climate};
 use consumer::Consumer;
 use fastrand::Rng;
+use login::Login;
 use postroad_engine::Engine;
 use publisher::Publisher;
 use resident::Sessions;
@@ -32,7 +34,7 @@ const fn spec(
         filter,
         name,
         group: false,
-        from_first: true,
+        from: Start::First,
         prefetch,
         ack_wait,
         max_deliveries,
@@ -42,14 +44,16 @@ const fn spec(
 }
 
 /// Windows, waits and limits of every size; what is shared, and what is not.
-pub(super) static SPECS: [SubSpec; 7] = [
+pub(super) static SPECS: [SubSpec; 9] = [
     spec("a/1", &[0], Some("x"), 3, 1000, &[], 0),
     SubSpec { group: true, ..spec("a/1", &[0], Some("g"), 2, 500, &[100, 300], 3) },
     spec("a/*", &[0, 1], Some("w"), 4, 700, &[], 2),
-    SubSpec { from_first: false, ..spec(">", &[0, 1, 2], Some("all"), 100, 2000, &[50], 0) },
-    SubSpec { from_first: false, ..spec("b", &[2], None, 2, 400, &[], 2) },
+    SubSpec { from: Start::New, ..spec(">", &[0, 1, 2], Some("all"), 100, 2000, &[50], 0) },
+    SubSpec { from: Start::New, ..spec("b", &[2], None, 2, 400, &[], 2) },
     SubSpec { group: true, ..spec("b", &[2], Some("one"), 1, 60_000, &[], 0) },
     spec("a/>", &[0, 1], None, 5, 900, &[200], 0),
+    SubSpec { from: Start::Ago(1500), ..spec("b", &[2], Some("t"), 3, 1500, &[], 0) },
+    SubSpec { from: Start::Ago(800), ..spec("*", &[2], None, 20, 800, &[], 0) },
 ];
 
 /// The protocol. It has no state.
@@ -65,19 +69,20 @@ impl Protocol for JsonLog {
         &SPECS
     }
 
-    fn move_in(&self, engine: &Arc<Engine>) -> Box<dyn Resident> {
-        Box::new(Sessions::new(engine.clone()))
+    fn move_in(&self, engine: &Arc<Engine>, climate: &Climate) -> Box<dyn Resident> {
+        Box::new(Sessions::new(engine.clone(), climate))
     }
 
-    fn guests(&self, seed: u64, _: &Climate) -> Vec<Box<dyn Guest>> {
+    fn guests(&self, seed: u64, climate: &Climate) -> Vec<Box<dyn Guest>> {
         let mut rng = Rng::with_seed(seed ^ 0x67ae_5500);
         let mut guests: Vec<Box<dyn Guest>> = Vec::new();
         for at in 0..CLIENTS {
+            let login = Login::new(climate, rng.u8(..5) == 0);
             if at < 3 {
-                guests.push(Box::new(Publisher::new(rng.u8(..3) > 0)));
+                guests.push(Box::new(Publisher::new(login, rng.u8(..3) > 0)));
             } else {
                 // A group has two members now and then, and so does an exclusive subscription.
-                guests.push(Box::new(Consumer::new(rng.u8(..SPECS.len() as u8))));
+                guests.push(Box::new(Consumer::new(login, rng.u8(..SPECS.len() as u8))));
             }
         }
         guests
@@ -111,4 +116,11 @@ pub(super) fn tag_of(json: &[u8]) -> Option<Tag> {
     let digits = json.strip_prefix(b"{\"t\":")?;
     let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+}
+
+/// The id in an event.
+pub(super) fn id_of(json: &[u8]) -> Option<u32> {
+    let rest = std::str::from_utf8(json).ok()?.split_once(",\"id\":")?.1;
+    let end = rest.find(|c: char| !c.is_ascii_digit())?;
+    rest[..end].parse().ok()
 }

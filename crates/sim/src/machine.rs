@@ -1,12 +1,13 @@
 //! The machine that the broker runs on: a simulated disk, a clock that stands still, and one life of the engine after another.
 
-use crate::history::{Audit, DeadLetter, SubSpec};
+use crate::history::{Audit, DeadLetter, Spec, SubSpec};
 use crate::plan::Climate;
 use postroad_core::{Clock as _, ManualClock, Timestamp};
 use postroad_engine::log::JournalStore;
-use postroad_engine::{Death, Engine, EngineConfig, EngineError, Planted, Retention};
+use postroad_engine::{Death, Engine, EngineConfig, EngineError, LagPolicy, MemberStats, Planted, Retention};
 use postroad_journal::CommitterOptions;
 use postroad_journal::storage::{CrashMode, SimStorage};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +104,11 @@ impl Machine {
                 ..Retention::default()
             },
             dedup_window: if climate.dedup { Duration::from_secs(24 * 3600) } else { Duration::ZERO },
+            lag_events: climate.lag.map(|lag| lag.events),
+            lag_policy: match climate.lag {
+                Some(lag) if lag.ends => LagPolicy::Detach,
+                _ => LagPolicy::Note,
+            },
             planted: self.planted,
             ..EngineConfig::default()
         };
@@ -127,6 +133,19 @@ impl Machine {
             // An error is kept by the log for everybody who asks.
             let _ = life.engine.maintain();
         }
+    }
+
+    /// The most unsettled messages in one topic of each durable subscription that there is.
+    pub fn lags(&self, topics: &[&str], specs: &[SubSpec]) -> BTreeMap<Spec, u64> {
+        let mut lags = BTreeMap::new();
+        let Some(life) = &self.life else { return lags };
+        for member in topics.iter().filter_map(|topic| life.engine.stream(topic)).flat_map(|s| s.members()) {
+            if let Some(spec) = spec_of(specs, &member) {
+                let most: &mut u64 = lags.entry(spec).or_default();
+                *most = member.lag.max(*most);
+            }
+        }
+        lags
     }
 
     /// The first message that each topic keeps.
@@ -156,11 +175,8 @@ impl Machine {
                 log.push(event.payload.to_vec());
             }
             for member in stream.members() {
-                let is = |spec: &SubSpec| {
-                    spec.name.is_some() && spec.name == member.name.as_deref() && spec.filter == member.filter
-                };
-                if let Some(spec) = specs.iter().position(is) {
-                    audit.pending.insert((spec as u8, at), member.counts.pending());
+                if let Some(spec) = spec_of(specs, &member) {
+                    audit.pending.insert((spec, at), member.counts.pending());
                 }
             }
             let Some(dead) = engine.stream(&format!("$dead/{topic}")) else { continue };
@@ -186,4 +202,12 @@ impl Machine {
         }
         Ok(audit)
     }
+}
+
+/// The durable subscription that this is.
+fn spec_of(specs: &[SubSpec], member: &MemberStats) -> Option<Spec> {
+    let is = |spec: &SubSpec| {
+        spec.name.is_some() && spec.name == member.name.as_deref() && spec.filter == member.filter
+    };
+    specs.iter().position(is).map(|at| at as Spec)
 }

@@ -3,6 +3,7 @@
 use postroad_engine::Planted;
 use postroad_sim::campaign::{Campaign, Tally, explain};
 use postroad_sim::jsonlog::JsonLog;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -93,6 +94,16 @@ fn show(tally: &Tally) {
     );
 }
 
+/// Writes `text` below the target directory; says where.
+fn keep(seed: u64, text: &str) -> std::io::Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let dir = target.join("sim");
+    std::fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("seed-{seed}.txt"));
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|word| matches!(word.as_str(), "help" | "--help" | "-h")) {
         print!("{HELP}");
@@ -123,7 +134,12 @@ fn main() -> ExitCode {
         all.join(&tally);
         show(&all);
         if let Some(failure) = failure {
-            println!("{}", explain(&JsonLog, campaign.planted, &failure));
+            let explanation = explain(&JsonLog, campaign.planted, &failure);
+            println!("{}", explanation.brief);
+            match keep(failure.seed, &explanation.whole) {
+                Ok(path) => println!("all of it: {}", path.display()),
+                Err(error) => eprintln!("postroad-sim: cannot keep all of it: {error}"),
+            }
             println!("again: cargo xtask sim --seed {}{plant}", failure.seed);
             return ExitCode::FAILURE;
         }

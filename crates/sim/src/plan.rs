@@ -97,6 +97,19 @@ pub struct Climate {
     pub interest: bool,
     /// Single calls to the disk may fail, and it may be full.
     pub disk_faults: bool,
+    /// Clients must log in.
+    pub token: bool,
+    /// What happens to a durable subscription that is too far behind.
+    pub lag: Option<Lag>,
+}
+
+/// A limit of unsettled messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// So many may be.
+    pub events: u64,
+    /// Who has more is ended, else told.
+    pub ends: bool,
 }
 
 /// Clients of a world at most.
@@ -118,6 +131,8 @@ impl Climate {
             keep: (rng.u8(..6) == 0).then(|| rng.u64(3..30)),
             interest: rng.u8(..6) == 0,
             disk_faults: rng.u8(..4) == 0,
+            token: rng.u8(..6) == 0,
+            lag: (rng.u8(..6) == 0).then(|| Lag { events: rng.u64(2..25), ends: rng.bool() }),
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::history::{self, Conn, Fact, History, Terms};
 use crate::inhabitants::{Guest, Protocol, Resident};
 use crate::machine::Machine;
 use crate::net::Link;
-use crate::plan::{COMMANDS, Kind, Plan, Step};
+use crate::plan::{COMMANDS, Climate, Kind, Plan, Step};
 use postroad_engine::{EngineError, Planted};
 use postroad_journal::storage::{CrashMode, FaultKind, Storage as _};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -35,6 +35,8 @@ pub struct Summary {
 pub struct Violation {
     /// Which, and where in the history.
     pub why: String,
+    /// The index of the fact that broke it, if one did.
+    pub fact: Option<usize>,
     /// What was seen.
     pub history: History,
 }
@@ -55,7 +57,7 @@ pub fn run(protocol: &dyn Protocol, planted: Planted, plan: &Plan) -> Result<Sum
             format!("it panicked: {}", text.unwrap_or("without a text"))
         }
     };
-    Err(Box::new(Violation { why, history: world.history }))
+    Err(Box::new(Violation { why, fact: world.broken, history: world.history }))
 }
 
 struct World<'a> {
@@ -67,16 +69,15 @@ struct World<'a> {
     next_conn: Conn,
     history: History,
     summary: Summary,
-    inline: bool,
-    output: usize,
-    pipe: usize,
-    dedup: bool,
+    climate: Climate,
     // How the machine dies in the call that was chosen.
     armed: CrashMode,
     // A call may fail, or the disk may be full: a start may be refused for that.
     faulty: bool,
     full: bool,
     buffer: Vec<u8>,
+    // The fact that broke a rule.
+    broken: Option<usize>,
 }
 
 type Check = Result<(), String>;
@@ -94,14 +95,12 @@ impl<'a> World<'a> {
             next_conn: 0,
             history: History::default(),
             summary: Summary::default(),
-            inline: climate.inline,
-            output: climate.output,
-            pipe: climate.pipe,
-            dedup: climate.dedup,
+            climate,
             armed: CrashMode::DropUnsynced,
             faulty: false,
             full: false,
             buffer: Vec::new(),
+            broken: None,
         }
     }
 
@@ -116,8 +115,11 @@ impl<'a> World<'a> {
         }
         self.calm_down()?;
         let audit = self.machine.audit(self.protocol.topics(), self.protocol.specs())?;
-        let terms = Terms { specs: self.protocol.specs(), dedup: self.dedup };
-        history::check(terms, &self.history, &audit)?;
+        let terms = Terms { specs: self.protocol.specs(), dedup: self.climate.dedup };
+        history::check(terms, &self.history, &audit).map_err(|broken| {
+            self.broken = broken.fact;
+            broken.why
+        })?;
         self.summary.facts = self.history.facts.len() as u64;
         let delivered = |fact: &&(u64, Fact)| matches!(fact.1, Fact::Delivered { .. });
         self.summary.deliveries = self.history.facts.iter().filter(delivered).count() as u64;
@@ -145,13 +147,7 @@ impl<'a> World<'a> {
                 self.machine.pass(u64::from(if how % 3 == 0 { how / 3 % 3000 } else { how / 3 % 200 }));
                 self.history.now = self.machine.now();
             }
-            Kind::Maintain => {
-                self.machine.maintain();
-                let firsts = self.machine.firsts(self.protocol.topics());
-                for (topic, first) in firsts.into_iter().enumerate().filter(|(_, first)| *first > 1) {
-                    self.history.note(Fact::Trimmed(topic as u8, first));
-                }
-            }
+            Kind::Maintain => self.maintain()?,
             Kind::Cut => {
                 if let Some(at) = nth(&self.links, who as usize, |_| true) {
                     self.cut(at, how);
@@ -209,7 +205,7 @@ impl<'a> World<'a> {
         match self.machine.start() {
             Ok(()) => {
                 let life = self.machine.life.as_ref().ok_or("no process")?;
-                self.resident = Some(self.protocol.move_in(&life.engine));
+                self.resident = Some(self.protocol.move_in(&life.engine, &self.climate));
                 self.history.note(Fact::Opened);
                 Ok(())
             }
@@ -225,6 +221,32 @@ impl<'a> World<'a> {
             }
             Err(error) => Err(format!("the broker does not start: {error}")),
         }
+    }
+
+    fn maintain(&mut self) -> Check {
+        let (topics, specs) = (self.protocol.topics(), self.protocol.specs());
+        let before = self.machine.lags(topics, specs);
+        self.machine.maintain();
+        let after = self.machine.lags(topics, specs);
+        let limit = self.climate.lag.filter(|lag| lag.ends).map(|lag| lag.events);
+        for (spec, lag) in before {
+            let title = || specs[usize::from(spec)].title();
+            let over = limit.is_some_and(|limit| lag > limit);
+            match (over, after.contains_key(&spec)) {
+                (true, false) => self.history.note(Fact::Ended(spec)),
+                (true, true) if !self.faulty && !self.full && !self.machine.storage.has_crashed() => {
+                    return Err(format!("{} lags by {lag} and was not ended", title()));
+                }
+                (false, false) => return Err(format!("{} lags by {lag} and was ended", title())),
+                _ => {}
+            }
+        }
+        for (topic, first) in
+            self.machine.firsts(topics).into_iter().enumerate().filter(|(_, first)| *first > 1)
+        {
+            self.history.note(Fact::Trimmed(topic as u8, first));
+        }
+        Ok(())
     }
 
     fn act(&mut self, who: usize, how: u32) {
@@ -269,7 +291,7 @@ impl<'a> World<'a> {
             link.up.receive(max, &mut self.buffer);
             resident.input(link.conn, &self.buffer, &mut self.history);
             if let Some(life) = &self.machine.life {
-                life.engine.flush(self.inline);
+                life.engine.flush(self.climate.inline);
             }
         }
         self.pump(at);
@@ -283,7 +305,8 @@ impl<'a> World<'a> {
             if !link.server_open {
                 return;
             }
-            let room = if link.down.silent { usize::MAX } else { self.pipe.saturating_sub(link.down.len()) };
+            let room =
+                if link.down.silent { usize::MAX } else { self.climate.pipe.saturating_sub(link.down.len()) };
             if !link.unsent.is_empty() {
                 let now = room.min(link.unsent.len());
                 link.down.send(&link.unsent[..now]);
@@ -299,7 +322,7 @@ impl<'a> World<'a> {
             }
             self.buffer.clear();
             let before = self.history.facts.len();
-            resident.output(link.conn, self.output, &mut self.buffer, &mut self.history);
+            resident.output(link.conn, self.climate.output, &mut self.buffer, &mut self.history);
             if self.machine.storage.has_crashed() {
                 // It may have died in a read of this very turn: what could be read was still written.
                 self.history.facts.insert(before, (self.history.now, Fact::Gasp));
@@ -309,7 +332,7 @@ impl<'a> World<'a> {
                 self.server_closes(at);
                 return;
             }
-            let all = self.buffer.len() < self.output && !resident.is_done(link.conn);
+            let all = self.buffer.len() < self.climate.output && !resident.is_done(link.conn);
             std::mem::swap(&mut link.unsent, &mut self.buffer);
             if all && link.unsent.is_empty() {
                 return;
@@ -323,7 +346,7 @@ impl<'a> World<'a> {
             let at = (from + i) % self.links.len();
             let Some(resident) = &mut self.resident else { return };
             let link = &self.links[at];
-            let unsent = !link.unsent.is_empty() && (link.down.silent || link.down.len() < self.pipe);
+            let unsent = !link.unsent.is_empty() && (link.down.silent || link.down.len() < self.climate.pipe);
             if link.server_open && (unsent || link.unsent.is_empty() && resident.is_signalled(link.conn)) {
                 self.pump(at);
                 if !all {

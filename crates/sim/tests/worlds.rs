@@ -19,7 +19,7 @@ fn campaign(seed: u64, worlds: u64, planted: Planted) -> Campaign {
 fn every_promise_is_kept() {
     let (tally, failure) = campaign(1, 200, Planted::default()).run(&JsonLog);
     if let Some(failure) = failure {
-        panic!("{}", explain(&JsonLog, Planted::default(), &failure));
+        panic!("{}", explain(&JsonLog, Planted::default(), &failure).brief);
     }
     assert_eq!(tally.worlds, 200);
     // Worlds in which nothing happens would keep every promise, too.
@@ -54,9 +54,9 @@ fn is_found(worlds: u64, planted: Planted) {
     let failure = failure.unwrap_or_else(|| panic!("nothing in {} worlds finds it", tally.worlds));
     let again = run(&JsonLog, planted, &Plan::of(failure.seed, STEPS)).expect_err("the seed replays");
     assert_eq!(again.why, failure.violation.why);
-    let text = explain(&JsonLog, planted, &failure);
-    println!("{text}");
-    let steps = text.lines().filter(|line| line.trim_start().starts_with("Step {")).count();
+    let explanation = explain(&JsonLog, planted, &failure);
+    println!("{}", explanation.brief);
+    let steps = explanation.steps;
     // How far it comes depends on how long it may try.
     assert!((1..Plan::of(failure.seed, STEPS).steps.len()).contains(&steps), "{steps} steps are left");
 }
@@ -107,8 +107,8 @@ impl Protocol for HardOfHearing {
         JsonLog.specs()
     }
 
-    fn move_in(&self, engine: &Arc<Engine>) -> Box<dyn Resident> {
-        Box::new(Deaf { inner: JsonLog.move_in(engine), signals: 0 })
+    fn move_in(&self, engine: &Arc<Engine>, climate: &Climate) -> Box<dyn Resident> {
+        Box::new(Deaf { inner: JsonLog.move_in(engine, climate), signals: 0 })
     }
 
     fn guests(&self, seed: u64, climate: &Climate) -> Vec<Box<dyn Guest>> {

@@ -140,13 +140,28 @@ impl Up {
         &self.standing
     }
 
+    /// Forgets those of which nothing is there any more, as after a boot; gives what they were.
+    pub fn forget_gone(&mut self) -> Result<Vec<Standing>> {
+        let (here, gone) = std::mem::take(&mut self.standing).into_iter().partition(Standing::exists);
+        self.standing = here;
+        for standing in &gone {
+            let standing: &Standing = standing;
+            standing.left.remove_files();
+        }
+        self.save()?;
+        Ok(gone)
+    }
+
     /// Brings one up that outlives us; gives it as it is if it stands already.
     pub fn up(&mut self, wanted: &Wanted, options: &Options) -> Result<Standing> {
         if let Some(at) = self.standing.iter().position(|standing| standing.is(wanted)) {
-            if self.standing[at].probe().is_ok() {
-                return Ok(self.standing[at].clone());
+            // Whoever answers on its ports after a boot may be somebody else.
+            let standing = &self.standing[at];
+            if standing.exists() && standing.probe().is_ok() {
+                return Ok(standing.clone());
             }
             self.standing.remove(at).left.end()?;
+            self.save()?;
         }
         let running = Testbed::resolve(wanted, options, true)?;
         if *running.source() == Source::External {

@@ -22,6 +22,7 @@
 //! `spawn_blocking`. What was started here ends with its [`Running`], and with this process, also if that is killed.
 
 mod broker;
+pub mod debian;
 pub mod docker;
 pub mod fetch;
 mod left;
@@ -30,15 +31,15 @@ mod ports;
 pub mod probe;
 mod process;
 pub mod programs;
-mod proxy;
 mod recipe;
+pub mod run;
 mod running;
+pub mod supervise;
 pub mod wire;
 
 pub use broker::{Broker, STAN_CLUSTER, Service, Wanted, version_matches};
 pub use left::{Standing, Up};
 pub use ports::Port;
-pub use proxy::Proxy;
 pub use running::{Running, Source};
 
 use anyhow::{Context, Result, bail};
@@ -127,6 +128,12 @@ impl Testbed {
         };
         Running::native(program, options.ready_timeout, stays)
     }
+}
+
+/// Names of brokers that ran as processes and whose owners are gone, with files or processes that are still there:
+/// those of a run that was killed a moment ago, or of one whose helpers were killed, too.
+pub fn leftovers() -> Result<Vec<String>> {
+    Ok(process::leftovers()?.into_iter().map(|run| run.name).collect())
 }
 
 /// The doors that the environment names, if it names the main one.

@@ -1,7 +1,7 @@
 //! Where things are: all below cargo's target directory, so that `cargo clean` takes them away.
 
 use anyhow::{Context, Result};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// The directory cargo builds into.
@@ -32,4 +32,11 @@ pub fn runs() -> Result<PathBuf> {
     let dir = testbed()?.join("runs");
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Held by the one process that fetches; the others wait for it, and look again.
+pub(crate) fn fetching() -> Result<File> {
+    let lock = File::create(testbed()?.join("fetch.lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }

@@ -127,6 +127,14 @@ impl Group {
         kill_process_group(self.pid()?, signal).with_context(|| format!("signalling group {}", self.leader))
     }
 
+    /// Its processes that run.
+    pub(crate) fn members(&self) -> Vec<i32> {
+        let leader = self.leader.to_string();
+        // Fields 3 to 5: the state, the parent, the group.
+        let in_group = |pid: &i32| stat(*pid).is_some_and(|s| s.split(' ').nth(2) == Some(&leader));
+        all_processes().filter(|pid| is_alive(*pid)).filter(in_group).collect()
+    }
+
     /// `kill -9` for the group and for all that carry its mark.
     pub(crate) fn kill(&self) {
         // A number alone may be somebody else's by now.
@@ -163,6 +171,23 @@ impl Group {
     }
 }
 
+/// Whether a process runs; one that has ended and was not waited for does not.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|fields| !fields.starts_with(['Z', 'X']))
+}
+
+/// What the system says of a process, from the third field of `/proc/PID/stat` on.
+pub(crate) fn stat(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may contain anything, also brackets.
+    Some(text.rsplit_once(") ")?.1.to_owned())
+}
+
+fn all_processes() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
 fn is_marked(pid: i32, run: &str) -> bool {
     let Ok(environ) = fs::read(format!("/proc/{pid}/environ")) else { return false };
     let mark = format!("{MARK}={run}");
@@ -176,9 +201,23 @@ fn is_marked(pid: i32, run: &str) -> bool {
 
 /// The processes of a run, by their environment or the directory they work in.
 pub(crate) fn marked(run: &str) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| is_marked(*pid, run)).collect()
+    all_processes().filter(|pid| is_marked(*pid, run)).collect()
+}
+
+/// `command` behind the gate, with its environment and directory; its output goes where ours goes.
+pub(crate) fn gated(command: &Command) -> Command {
+    let mut gated = Command::new("sh");
+    gated.args(["-c", GATE, "sh"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => gated.env(name, value),
+            None => gated.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        gated.current_dir(dir);
+    }
+    gated
 }
 
 /// A running server whose leader is our child.
@@ -204,6 +243,8 @@ impl Watcher {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // Not one of those that a watcher above us ends.
+            .env_remove(MARK)
             // Control-C in a terminal goes to the group of the test; the watcher outlives it.
             .process_group(0)
             .spawn()
@@ -223,24 +264,25 @@ impl Process {
     /// Starts it in a group of its own, its output appended to the run's log. `stays`: it is to outlive us.
     pub(crate) fn start(launch: &Launch, run: &Run, stays: bool) -> Result<Self> {
         let log = File::options().create(true).append(true).open(run.log())?;
-        let mut child = launch
-            .command(Path::new("sh"))
-            .args(["-c", GATE, "sh"])
-            .arg(&launch.program)
-            .args(&launch.args)
-            .env(MARK, &run.name)
-            .current_dir(&run.dir)
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .context("cannot start sh")?;
+        let mut command = launch.command(Path::new("sh"));
+        command.args(["-c", GATE, "sh"]).arg(&launch.program).args(&launch.args);
+        command.env(MARK, &run.name).current_dir(&run.dir).stdout(log.try_clone()?).stderr(log);
+        Self::spawn(command, run, stays)
+    }
+
+    /// Starts a command that waits at the gate, in a group of its own, and lets it through when it is watched.
+    pub(crate) fn spawn(mut gated: Command, run: &Run, stays: bool) -> Result<Self> {
+        let mut child = gated.stdin(Stdio::piped()).process_group(0).spawn().context("cannot start sh")?;
         let group = Group { leader: child.id() as i32, run: run.name.clone() };
         let mut gate = child.stdin.take().context("sh has no stdin")?;
         let watcher = if stays { None } else { Some(Watcher::start(&group, &run.dir)?) };
         gate.write_all(b"go\n").context("opening the gate")?;
         Ok(Self { child, group, watcher })
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.child.wait()?)
     }
 
     /// Its exit status, if it has ended.
@@ -291,21 +333,47 @@ impl Process {
     }
 }
 
-/// Ends what dead owners left (their watchers were killed, too) and removes its files.
-pub(crate) fn sweep() -> Result<Vec<String>> {
+/// The runs whose owners are gone, which their watchers should have taken away by now, or will soon.
+pub(crate) fn leftovers() -> Result<Vec<Run>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(places::runs()?)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix("run-").and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
-        let Some(owner) = owner else { continue };
-        if Path::new(&format!("/proc/{owner}")).exists() {
-            continue;
+        if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
+            found.push(Run { dir: entry.path(), name });
         }
-        for pid in marked(&name).into_iter().filter_map(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        Run { dir: entry.path(), name: name.clone() }.remove();
-        found.push(name);
     }
     Ok(found)
+}
+
+/// Ends what dead owners left (their watchers were killed, too) and removes its files.
+pub(crate) fn sweep() -> Result<()> {
+    for run in leftovers()? {
+        for pid in marked(&run.name).into_iter().filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        run.remove();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_alive;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_that_has_ended_is_not_alive_before_it_is_waited_for() {
+        let mut child =
+            Command::new("sh").args(["-c", "read -r _"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = child.id() as i32;
+        assert!(is_alive(pid));
+        drop(child.stdin.take());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while is_alive(pid) {
+            assert!(std::time::Instant::now() < deadline, "a zombie counts as alive");
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! Which brokers this system has as programs, where, and in which version.
 
 use crate::broker::{Broker, Wanted, version_matches};
-use crate::{fetch, places};
+use crate::{debian, fetch, places};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,9 @@ pub fn all(broker: Broker) -> Vec<Program> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     let system = system.map(|dir| (dir.join(name), false, Vec::new()));
-    let root = fetch::root();
-    let unpacked = ["usr/sbin", "usr/bin"].map(|dir| (root.join(dir).join(name), true, fetch::environment()));
+    let root = debian::root();
+    let unpacked =
+        ["usr/sbin", "usr/bin"].map(|dir| (root.join(dir).join(name), true, debian::environment()));
     let tools = [(places::tools().join(name), true, Vec::new())];
     for (file, fetched, env) in system.chain(tools).chain(unpacked) {
         let Ok(real) = file.canonicalize() else { continue };

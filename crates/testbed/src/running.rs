@@ -5,7 +5,6 @@ use crate::docker::{self, Daemon, Data, Owner, Project, Spec};
 use crate::probe;
 use crate::process::{self, Group, Launch, Process, Run};
 use crate::programs::Program;
-use crate::proxy::Proxy;
 use crate::recipe::{self, Ports};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
@@ -211,11 +210,6 @@ impl Running {
         Ok(format!("{}://{}", service.scheme(), self.address(service)?))
     }
 
-    /// A TCP proxy in front of a door, to delay and cut what goes through it.
-    pub fn proxy(&self, service: Service) -> Result<Proxy> {
-        Proxy::start(self.address(service)?)
-    }
-
     /// Its process group, if it is a process of ours and runs.
     pub fn process_id(&self) -> Option<i32> {
         match &self.how {
@@ -380,12 +374,19 @@ impl Left {
     /// Stops it, by itself if it can, and removes its files.
     pub(crate) fn end(&self) -> Result<()> {
         match self {
-            Self::Process { group, dir } => {
+            Self::Process { group, .. } => {
                 group.stop(GRACE);
-                Run { name: group.run.clone(), dir: dir.clone() }.remove();
+                self.remove_files();
                 Ok(())
             }
             Self::Container { project } => docker::remove(&Daemon::find()?, project),
+        }
+    }
+
+    /// Removes the files of one whose processes are gone.
+    pub(crate) fn remove_files(&self) {
+        if let Self::Process { group, dir } = self {
+            Run { name: group.run.clone(), dir: dir.clone() }.remove();
         }
     }
 

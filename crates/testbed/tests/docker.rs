@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 
 fn daemon() -> Option<Arc<Daemon>> {
     static DAEMON: OnceLock<Option<Arc<Daemon>>> = OnceLock::new();
+    if std::env::var("POSTROAD_TESTBED").is_ok_and(|mode| mode == "native") {
+        return None;
+    }
     let found = DAEMON.get_or_init(|| match Daemon::find() {
         Ok(daemon) => Some(Arc::new(daemon)),
         Err(error) => {
@@ -115,6 +118,22 @@ fn mosquitto_of_both_debians() {
 #[test]
 fn beanstalkd() {
     comes_up_and_goes(Broker::Beanstalkd, "1.12");
+}
+
+#[test]
+fn an_image_of_another_recipe_is_built_again() {
+    let Some(daemon) = daemon() else { return };
+    let resolve = || images::resolve(&daemon, Broker::Beanstalkd, Some("1.12")).unwrap();
+    let image = resolve().image;
+    assert_eq!(resolve().how, images::How::Here);
+    // As if it had been built of a Dockerfile that has changed since.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("Dockerfile"), format!("FROM {image}\n")).unwrap();
+    let mut old = daemon.docker();
+    old.args(["build", "-q", "--label", "io.postroad.recipe=another", "-t", &image]).arg(dir.path());
+    assert!(old.env("DOCKER_BUILDKIT", "0").output().unwrap().status.success());
+    assert_eq!(resolve().how, images::How::Built);
+    assert_eq!(resolve().how, images::How::Here);
 }
 
 #[test]
@@ -241,10 +260,30 @@ fn postroad_stops_cleanly_and_keeps_what_it_confirmed() {
         println!("not run: Postroad in a container (target has no program; `cargo build`)");
         return;
     };
-    let image = images::postroad(&daemon, &program).unwrap().image;
+    stops_cleanly(&daemon, images::postroad(&daemon, &program).unwrap().image);
+}
+
+/// The image for users, built as they build it: `POSTROAD_TEST_DOCKERFILE=1`. Without it there is nothing to do.
+#[test]
+fn the_image_of_the_dockerfile() {
+    if std::env::var_os("POSTROAD_TEST_DOCKERFILE").is_none() {
+        return;
+    }
+    let Some(daemon) = daemon() else { return };
+    let start = Instant::now();
+    let image = images::postroad_from_source(&daemon).unwrap().image;
+    println!("{image}: built in {:.1} s", start.elapsed().as_secs_f64());
+    stops_cleanly(&daemon, image);
+}
+
+/// Up and healthy; not root, its data in a volume; it stops by itself, and keeps what it confirmed.
+fn stops_cleanly(daemon: &Arc<Daemon>, image: String) {
+    let format = "{{.Config.User}} {{json .Config.Volumes}}";
+    let out = daemon.docker().args(["image", "inspect", "--format", format, &image]).output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), "postroad {\"/data\":{}}");
     let port = Port::claim().unwrap();
     let spec = Spec { data: Data::Disk, ..Spec::postroad(image, port.number()) };
-    let postroad = Project::up(&daemon, spec).unwrap();
+    let postroad = Project::up(daemon, spec).unwrap();
     let connect = || {
         let mut line = Line::connect((Ipv4Addr::LOCALHOST, port.number()).into()).unwrap();
         assert!(line.until(b"\n").unwrap().starts_with(b"hello postroad"));
@@ -261,7 +300,10 @@ fn postroad_stops_cleanly_and_keeps_what_it_confirmed() {
     // With a client connected: it is told, and the stop is a clean one.
     let start = Instant::now();
     assert_eq!(postroad.stop().unwrap(), 0, "the exit code after `docker stop`");
-    println!("stopped after {:.1} s", start.elapsed().as_secs_f64());
+    let took = start.elapsed();
+    println!("stopped after {:.1} s", took.as_secs_f64());
+    // After that the daemon would kill it: `stop_grace_period`.
+    assert!(took < Duration::from_secs(20), "it took {took:?}");
     postroad.start().unwrap();
     publish(&mut connect(), 2);
 

@@ -18,12 +18,14 @@ fn allowed(name: &str) -> Option<&'static [&'static str]> {
         "core" => &[],
         "journal" | "streams" | "nats" | "amqp" | "route" | "conformance" => CORE,
         "engine" => &["core", "journal"],
-        "jsonlog" | "mqtt" | "rpc" => SERVER,
+        "jsonlog" | "rpc" => SERVER,
+        // The client's outbox and inbox are journals of their own.
+        "mqtt" => &["core", "journal", "engine"],
         // A server may speak through the client of its own protocol.
         "stan" => &["core", "engine", "nats"],
         "gateway" => &["core", "engine", "amqp"],
         // Whole brokers live in it: the sessions of every server, without their sockets.
-        "sim" => &["core", "journal", "engine", "jsonlog"],
+        "sim" => &["core", "journal", "engine", "jsonlog", "mqtt"],
         "testbed" => BELOW_SERVERS,
         _ => return None,
     })

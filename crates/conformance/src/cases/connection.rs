@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use postroad_core::{Backend, PublisherExt, Receipt, Subscription};
+use postroad_core::{Backend, ErrorKind, PublisherExt, Receipt, Subscription, SubscriptionExt};
 
 use crate::Failure;
 use crate::case::{Case, case};
@@ -12,6 +12,12 @@ use crate::context::{CaseResult, Context, ensure, ensure_eq, numbers, text};
 pub(crate) const CASES: &[Case] = &[
     case!("connection/cut_consumer", cut_consumer, [Cut, Named, Redelivery]),
     case!("connection/cut_publisher", cut_publisher, [Cut, Confirm, Named]),
+    case!("connection/loss_is_noticed", loss_is_noticed, [Cut, Named]),
+    case!(
+        "connection/attempts_survive_a_cut",
+        attempts_survive_a_cut,
+        [Cut, Named, Redelivery, Nack, ExactAttempts]
+    ),
     case!("connection/half_open_consumer", half_open_consumer, [HalfOpen, Named, Groups, Redelivery]),
     case!("connection/half_open_publisher", half_open_publisher, [HalfOpen, Confirm]),
     case!("connection/pause", pause, [Pause, Confirm, Named]),
@@ -43,8 +49,17 @@ async fn cut_consumer(cx: Arc<Context>) -> CaseResult {
         let settled = cx.in_time("a verdict of a lost connection", delivery.ack()).await?;
         ensure!(settled.is_err(), "a verdict of a lost connection was taken");
     }
-    for delivery in again {
-        cx.ack(delivery).await?;
+    // Whoever holds the newer one decides: acked it is gone, dropped it comes again.
+    let mut again = again.into_iter();
+    if let Some(acked) = again.next() {
+        cx.ack(acked).await?;
+    }
+    for dropped in again {
+        let id = dropped.envelope.id.clone();
+        drop(dropped);
+        let back = cx.next(&mut inbox).await?;
+        ensure_eq!(back.envelope.id, id, "what was dropped after a verdict of a lost connection");
+        cx.ack(back).await?;
     }
     cx.quiet(&mut inbox).await
 }
@@ -91,8 +106,13 @@ async fn holds(
 ) -> CaseResult {
     while !confirmed.is_empty() {
         let delivery = cx.next(inbox).await;
-        let delivery =
-            delivery.map_err(|why| Failure::new(format!("{confirmed:?} were confirmed: {why}")))?;
+        let delivery = delivery.map_err(|why| {
+            let some: Vec<_> = confirmed.iter().take(5).collect();
+            Failure::new(format!(
+                "{} that were confirmed are missing, {some:?} first: {why}",
+                confirmed.len()
+            ))
+        })?;
         let text = text(&delivery);
         confirmed.remove(&text);
         ensure!(!refused.contains(&text), "{text} was refused, and came");
@@ -111,6 +131,55 @@ async fn cut_publisher(cx: Arc<Context>) -> CaseResult {
     let mut inbox = cx.subscribe(&backend, cx.options("a").named("n")).await?;
     let confirmed = confirmed.into_iter().chain(["after".to_owned()]).collect();
     holds(&cx, &mut inbox, confirmed, &refused).await
+}
+
+async fn loss_is_noticed(cx: Arc<Context>) -> CaseResult {
+    let backend = cx.connect().await?;
+    let mut inbox = cx.subscribe(&backend, cx.options("a").named("n")).await?;
+    let publisher = cx.publisher(&backend).await?;
+    cx.send(&publisher, cx.message("a", "before")).await?;
+    cx.ack(cx.next(&mut inbox).await?).await?;
+    // Somebody waits.
+    let waiting = tokio::spawn(async move {
+        let first = inbox.next().await.map(|delivery| text(&delivery));
+        (first, inbox.next().await.map(|delivery| text(&delivery)))
+    });
+    tokio::time::sleep(cx.tempo.quiet).await;
+    cx.chaos()?.cut().await?;
+    let heard = cx.in_time("a consumer that lost its connection", waiting).await?;
+    let (first, then) = heard.map_err(|why| Failure::new(why.to_string()))?;
+    let gone = |next: &Result<String, postroad_core::Error>, kinds: &[ErrorKind]| {
+        next.as_ref().is_err_and(|why| kinds.contains(&why.kind()))
+    };
+    let ended = [ErrorKind::Disconnected, ErrorKind::Closed];
+    ensure!(gone(&first, &ended), "a consumer that lost its connection gets {first:?}");
+    ensure!(gone(&then, &ended), "and asked again, {then:?}");
+    let until = tokio::time::Instant::now() + cx.tempo.patience;
+    loop {
+        ensure!(tokio::time::Instant::now() < until, "a publisher goes on without its connection");
+        if cx.in_time("room without a connection", publisher.ready()).await?.is_err() {
+            break;
+        }
+        let receipt = cx.receipt(publisher.publish(cx.message("b", "x"))).await?;
+        ensure!(!receipt.is_confirmed(), "a publish without a connection is {receipt:?}");
+        tokio::time::sleep(cx.tempo.quiet / 10).await;
+    }
+    Ok(())
+}
+
+async fn attempts_survive_a_cut(cx: Arc<Context>) -> CaseResult {
+    let backend = cx.connect().await?;
+    let mut inbox = cx.subscribe(&backend, cx.options("a").named("n")).await?;
+    cx.send(&cx.publisher(&backend).await?, cx.message("a", "x")).await?;
+    cx.settle(cx.next(&mut inbox).await?, postroad_core::Outcome::retry()).await?;
+    let held = cx.next(&mut inbox).await?;
+    ensure_eq!(held.attempt, 2, "attempt");
+    cx.chaos()?.cut().await?;
+    drop((inbox, held));
+    let mut inbox = cx.subscribe(&cx.connect().await?, cx.options("a").named("n")).await?;
+    let again = cx.next(&mut inbox).await?;
+    ensure_eq!((again.attempt, again.redelivered), (3, true), "attempt, redelivered after a cut");
+    cx.ack(again).await
 }
 
 async fn half_open_consumer(cx: Arc<Context>) -> CaseResult {

@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     case!("lifecycle/drain_fetches_nothing", drain_fetches_nothing, [Named]),
     case!("lifecycle/close_flushes", close_flushes, [Confirm, ReplayFirst]),
     case!("lifecycle/close_while_busy", close_while_busy, []),
+    case!("lifecycle/close_returns_the_rest", close_returns_the_rest, [Cut, Named, Redelivery]),
     case!("lifecycle/closed_is_closed", closed_is_closed, []),
     case!("lifecycle/a_dropped_wait_takes_nothing", a_dropped_wait_takes_nothing, []),
 ];
@@ -229,6 +230,25 @@ async fn close_while_busy(cx: Arc<Context>) -> CaseResult {
         ensure!(settled.is_err(), "a verdict after the close was taken");
     }
     Ok(())
+}
+
+/// Where clients have connections of their own, so that one can be closed and another one look.
+async fn close_returns_the_rest(cx: Arc<Context>) -> CaseResult {
+    let backend = cx.connect().await?;
+    let mut inbox = cx.subscribe(&backend, cx.options("a").named("n")).await?;
+    cx.send_all(&cx.publisher(&backend).await?, "a", numbers(4)).await?;
+    let mut held = cx.take(&mut inbox, 4).await?;
+    cx.ack(held.remove(0)).await?;
+    cx.in_time("closing", backend.close()).await??;
+    let mut inbox = cx.subscribe(&cx.connect().await?, cx.options("a").named("n")).await?;
+    let mut got = cx.take_texts(&mut inbox, 3).await?;
+    got.sort_unstable();
+    ensure_eq!(got, ["1", "2", "3"], "what a closed client held");
+    for delivery in held {
+        let settled = cx.in_time("a verdict after the close", delivery.ack()).await?;
+        ensure!(settled.is_err(), "a verdict after the close was taken");
+    }
+    cx.quiet(&mut inbox).await
 }
 
 async fn closed_is_closed(cx: Arc<Context>) -> CaseResult {

@@ -21,6 +21,8 @@ use crate::run::join_all;
 pub(crate) const CASES: &[Case] = &[
     case!("load/verdicts_by_chance", verdicts_by_chance, [Confirm]),
     case!("load/through_cuts", through_cuts, [Confirm, Named, Redelivery, Cut]),
+    case!("load/through_silence", through_silence, [Confirm, Named, Redelivery, HalfOpen]),
+    case!("load/through_pauses", through_pauses, [Confirm, Named, Redelivery, Pause]),
     case!("load/through_restarts", through_restarts, [Confirm, Named, Redelivery, SurvivesKill, Restart]),
     case!("load/through_kills", through_kills, [Confirm, Named, Redelivery, SurvivesKill, Kill]),
 ];
@@ -35,6 +37,8 @@ const WINDOW_BYTES: u64 = 4000;
 enum Trouble {
     None,
     Cut,
+    Silence,
+    Pause,
     Restart,
     Kill,
 }
@@ -45,6 +49,14 @@ async fn verdicts_by_chance(cx: Arc<Context>) -> CaseResult {
 
 async fn through_cuts(cx: Arc<Context>) -> CaseResult {
     load(cx, Trouble::Cut).await
+}
+
+async fn through_silence(cx: Arc<Context>) -> CaseResult {
+    load(cx, Trouble::Silence).await
+}
+
+async fn through_pauses(cx: Arc<Context>) -> CaseResult {
+    load(cx, Trouble::Pause).await
 }
 
 async fn through_restarts(cx: Arc<Context>) -> CaseResult {
@@ -138,6 +150,16 @@ async fn disturb(world: Arc<World>) -> CaseResult {
         match world.trouble {
             Trouble::None => {}
             Trouble::Cut => cx.chaos()?.cut().await?,
+            Trouble::Silence => {
+                cx.chaos()?.half_open().await?;
+                tokio::time::sleep(cx.tempo.quiet).await;
+                cx.chaos()?.heal().await?;
+            }
+            Trouble::Pause => {
+                cx.chaos()?.pause().await?;
+                tokio::time::sleep(cx.tempo.quiet).await;
+                cx.chaos()?.resume().await?;
+            }
             Trouble::Restart => cx.chaos()?.restart().await?,
             Trouble::Kill => cx.chaos()?.kill().await?,
         }

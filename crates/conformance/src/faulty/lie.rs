@@ -151,6 +151,49 @@ lies! {
     CloseDoesNothing,
     /// A close never ends.
     CloseHangs,
+    /// A drain that ran into its deadline says that all was settled.
+    DrainSaysAllSettled,
+    /// A close settles what its consumers still hold.
+    CloseSettlesTheRest,
+    /// Of a lost connection its publisher never hears: no answer, and no error.
+    PublisherNeverHears,
+    /// Of a lost connection its consumer never hears: no delivery, and no error.
+    ConsumerNeverHears,
+    /// What was published into a connection that died is confirmed.
+    ConfirmsTheLost,
+    /// What was published into a connection that died is refused: surely not stored.
+    RefusesTheLost,
+    /// After a loss the subscription is made, and nothing comes.
+    SilentAfterLoss,
+    /// After a loss the verdicts of the old connection are answered with yes.
+    TakesOldTokens,
+    /// After a loss the verdicts of the old connection settle the deliveries of the new one.
+    OldTokensSettleNewer,
+    /// After a loss what was acked before comes again.
+    DeliversAckedAfterLoss,
+    /// After a loss attempts begin at 1 again.
+    ForgetsAttemptsAfterLoss,
+    /// A consumer behind a dead connection keeps what it holds, beyond the end of its lease. Of the broker, so that
+    /// the connection has to be in front of the liar.
+    LostKeepsMessages,
+}
+
+impl Lie {
+    /// Those about connections and their ends, each with the case that must notice it whatever else does.
+    pub const OF_CONNECTIONS: &'static [(Self, &'static str)] = &[
+        (Self::DrainSaysAllSettled, "lifecycle/drain_ends_at_its_deadline"),
+        (Self::CloseSettlesTheRest, "lifecycle/close_returns_the_rest"),
+        (Self::PublisherNeverHears, "connection/half_open_publisher"),
+        (Self::ConsumerNeverHears, "connection/loss_is_noticed"),
+        (Self::ConfirmsTheLost, "connection/half_open_publisher"),
+        (Self::RefusesTheLost, "connection/half_open_publisher"),
+        (Self::SilentAfterLoss, "connection/cut_consumer"),
+        (Self::TakesOldTokens, "connection/cut_consumer"),
+        (Self::OldTokensSettleNewer, "connection/cut_consumer"),
+        (Self::DeliversAckedAfterLoss, "connection/cut_consumer"),
+        (Self::ForgetsAttemptsAfterLoss, "connection/attempts_survive_a_cut"),
+        (Self::LostKeepsMessages, "connection/half_open_consumer"),
+    ];
 }
 
 impl fmt::Display for Lie {

@@ -5,8 +5,8 @@ mod publisher;
 mod subscription;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use postroad_core::{
@@ -18,11 +18,65 @@ pub use lie::Lie;
 use publisher::FaultyPublisher;
 use subscription::FaultySubscription;
 
-/// `B`, with one lie. It is meant for backends that answer a publish at once, like the memory backend: answers that
-/// come later are passed on as they are.
+/// `B`, with one lie. It is meant for backends that answer a publish at once, like the memory backend: of answers that
+/// come later only those of lost connections are lied about.
 pub struct Faulty<B> {
     inner: B,
     shared: Arc<Shared>,
+    /// The sinks of this client's subscriptions.
+    sinks: Mutex<Vec<Weak<subscription::Sink>>>,
+}
+
+/// One liar behind several clients, which is told when their connections get lost.
+#[derive(Clone)]
+pub struct Liar(Arc<Shared>);
+
+impl Liar {
+    /// Of a backend that can do this.
+    pub fn new(lie: Lie, can: Capabilities) -> Self {
+        Self(Arc::new(Shared {
+            lie,
+            can,
+            none: Capabilities::NONE,
+            turn: AtomicU64::new(0),
+            late: Mutex::default(),
+            unanswered: Mutex::default(),
+            renamed: Mutex::default(),
+            undead: Mutex::default(),
+            lost: AtomicBool::new(false),
+            acked: Mutex::default(),
+            sinks: Mutex::default(),
+        }))
+    }
+
+    /// A client of it.
+    pub fn client<B: Backend>(&self, inner: B) -> Faulty<B> {
+        Faulty { inner, shared: Arc::clone(&self.0), sinks: Mutex::default() }
+    }
+
+    /// Which lie it is.
+    pub fn lie(&self) -> Lie {
+        self.0.lie
+    }
+
+    /// The connections there are get lost. Needs a Tokio runtime.
+    pub fn connections_get_lost(&self) {
+        self.0.lost.store(true, Ordering::SeqCst);
+        if self.0.lie == Lie::LostKeepsMessages {
+            let held: Vec<_> = with(&self.0.sinks, std::mem::take);
+            tokio::spawn(async move {
+                while held.iter().filter_map(Weak::upgrade).map(|sink| sink.extend_all()).count() > 0 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+        }
+    }
+}
+
+impl std::fmt::Debug for Liar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Liar").field(&self.0.lie).finish()
+    }
 }
 
 /// What all handles of a faulty backend know.
@@ -40,9 +94,20 @@ struct Shared {
     renamed: Mutex<HashMap<MessageId, MessageId>>,
     /// Dropped by their consumers, and still there.
     undead: Mutex<Vec<Box<dyn Subscription>>>,
+    /// A connection was lost.
+    lost: AtomicBool,
+    /// What a lie delivers once more.
+    acked: Mutex<Vec<Arc<Envelope>>>,
+    /// Of all subscriptions of all clients.
+    sinks: Mutex<Vec<Weak<subscription::Sink>>>,
 }
 
 impl Shared {
+    /// Whether this lie is the one, and a connection was lost.
+    fn after_loss(&self, lie: Lie) -> bool {
+        self.lie == lie && self.lost.load(Ordering::SeqCst)
+    }
+
     /// Whether it is its turn, every so often.
     fn every(&self, nth: u64) -> bool {
         self.turn.fetch_add(1, Ordering::Relaxed) % nth == nth - 1
@@ -57,17 +122,7 @@ impl<B: Backend> Faulty<B> {
     /// `inner`, lying like this.
     pub fn new(inner: B, lie: Lie) -> Self {
         let can = inner.capabilities().clone();
-        let shared = Shared {
-            lie,
-            can,
-            none: Capabilities::NONE,
-            turn: AtomicU64::new(0),
-            late: Mutex::default(),
-            unanswered: Mutex::default(),
-            renamed: Mutex::default(),
-            undead: Mutex::default(),
-        };
-        Self { inner, shared: Arc::new(shared) }
+        Liar::new(lie, can).client(inner)
     }
 
     fn bend(&self, options: &mut SubscribeOptions) {
@@ -115,7 +170,11 @@ impl<B: Backend> Backend for Faulty<B> {
         Box::pin(async move {
             self.bend(&mut options);
             let inner = self.inner.subscribe(options).await?;
-            Ok(Box::new(FaultySubscription::new(inner, Arc::clone(&self.shared))) as Box<dyn Subscription>)
+            let subscription = FaultySubscription::new(inner, Arc::clone(&self.shared));
+            for sinks in [&self.sinks, &self.shared.sinks] {
+                with(sinks, |sinks| sinks.push(subscription.sink()));
+            }
+            Ok(Box::new(subscription) as Box<dyn Subscription>)
         })
     }
 
@@ -134,6 +193,12 @@ impl<B: Backend> Backend for Faulty<B> {
         match self.shared.lie {
             Lie::CloseDoesNothing => Box::pin(std::future::ready(Ok(()))),
             Lie::CloseHangs => Box::pin(std::future::pending()),
+            Lie::CloseSettlesTheRest => {
+                for sink in with(&self.sinks, std::mem::take).into_iter().filter_map(|sink| sink.upgrade()) {
+                    sink.ack_all();
+                }
+                self.inner.close()
+            }
             _ => self.inner.close(),
         }
     }

@@ -32,14 +32,49 @@ fn bent(ticket: Ticket, bend: impl FnOnce(Receipt) -> Receipt) -> Ticket {
     }
 }
 
+/// Another answer to what its connection lost; `None` is none at all. Needs a Tokio runtime.
+fn bent_if_lost(
+    ticket: Ticket,
+    shared: &Arc<Shared>,
+    bend: impl FnOnce(Error) -> Option<Receipt> + Send + 'static,
+) -> Ticket {
+    if ticket.try_get().is_some_and(|receipt| receipt.is_confirmed()) {
+        return ticket;
+    }
+    let (resolver, bent) = Ticket::pending();
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        let receipt = match ticket.await {
+            Receipt::Unknown(why) => bend(why),
+            Receipt::Refused(why) if why.kind() == ErrorKind::Disconnected => bend(why),
+            receipt => Some(receipt),
+        };
+        match receipt {
+            Some(receipt) => resolver.resolve(receipt),
+            None => with(&shared.unanswered, |all| all.push(resolver)),
+        }
+    });
+    bent
+}
+
 impl Publisher for FaultyPublisher {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        self.inner.poll_ready(cx)
+        match self.inner.poll_ready(cx) {
+            Poll::Ready(Err(_)) if self.shared.after_loss(Lie::PublisherNeverHears) => Poll::Pending,
+            ready => ready,
+        }
     }
 
     fn publish(&self, mut envelope: Envelope) -> Ticket {
         let shared = &*self.shared;
         match shared.lie {
+            Lie::PublisherNeverHears => bent_if_lost(self.inner.publish(envelope), &self.shared, |_| None),
+            Lie::ConfirmsTheLost => bent_if_lost(self.inner.publish(envelope), &self.shared, |_| {
+                Some(Receipt::Confirmed { position: None, duplicate: false })
+            }),
+            Lie::RefusesTheLost => {
+                bent_if_lost(self.inner.publish(envelope), &self.shared, |why| Some(Receipt::Refused(why)))
+            }
             Lie::LosesConfirmed if shared.every(4) => Ticket::confirmed(None, false),
             Lie::ConfirmsBeforeStoring => {
                 let before = with(&shared.late, |late| std::mem::replace(late, vec![envelope]));

@@ -1,7 +1,7 @@
 //! Lies about deliveries, verdicts and drains.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::tokens::Tokens;
 /// A tag that no delivery of the backend inside has.
 const NOBODY: u64 = u64::MAX;
 
-struct Sink {
+pub(super) struct Sink {
     shared: Arc<Shared>,
     tokens: Tokens,
     dropped: Mutex<HashSet<u64>>,
@@ -35,6 +35,20 @@ impl Sink {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+impl Sink {
+    /// Nobody has asked for that.
+    pub(super) fn ack_all(&self) {
+        for token in self.tokens.take_up_to(u64::MAX) {
+            token.settle(Outcome::Ack);
+        }
+    }
+
+    /// Nor for that.
+    pub(super) fn extend_all(&self) {
+        self.tokens.extend_all();
     }
 }
 
@@ -92,6 +106,33 @@ impl AckSink for Sink {
                 }
                 settled
             }
+            (Lie::TakesOldTokens, outcome) => {
+                let mut settled = token.settle(outcome);
+                match settled.try_get() {
+                    Some(Err(_)) if self.shared.after_loss(Lie::TakesOldTokens) => Settled::ok(),
+                    _ => settled,
+                }
+            }
+            (Lie::OldTokensSettleNewer, outcome) => {
+                let mut settled = token.settle(outcome.clone());
+                if matches!(settled.try_get(), Some(Err(_)))
+                    && self.shared.after_loss(Lie::OldTokensSettleNewer)
+                {
+                    let sinks = with(&self.shared.sinks, |sinks| sinks.clone());
+                    for other in
+                        sinks.iter().filter_map(Weak::upgrade).flat_map(|one| one.tokens.take_same(&id))
+                    {
+                        other.settle(outcome.clone());
+                    }
+                }
+                settled
+            }
+            (Lie::DeliversAckedAfterLoss, Outcome::Ack) => {
+                if let Some(envelope) = with(&self.out, |out| out.remove(&id)) {
+                    with(&self.shared.acked, |acked| acked.push(envelope));
+                }
+                token.settle(Outcome::Ack)
+            }
             (_, outcome) => token.settle(outcome),
         }
     }
@@ -114,18 +155,33 @@ pub(super) struct FaultySubscription {
     sink: Arc<Sink>,
     ready: VecDeque<Delivery>,
     deadline: Option<Timestamp>,
+    /// Nothing comes.
+    mute: bool,
+    /// Made after a loss.
+    again: bool,
 }
 
 impl FaultySubscription {
     pub(super) fn new(inner: Box<dyn Subscription>, shared: Arc<Shared>) -> Self {
-        let sink = Sink {
+        let mute = shared.after_loss(Lie::SilentAfterLoss);
+        let again = shared.after_loss(Lie::ForgetsAttemptsAfterLoss);
+        let acked = if shared.after_loss(Lie::DeliversAckedAfterLoss) {
+            with(&shared.acked, std::mem::take)
+        } else {
+            Vec::new()
+        };
+        let sink = Arc::new(Sink {
             shared,
             tokens: Tokens::default(),
             dropped: Mutex::default(),
             out: Mutex::default(),
-            again: Mutex::default(),
-        };
-        Self { inner: Some(inner), sink: Arc::new(sink), ready: VecDeque::new(), deadline: None }
+            again: Mutex::new((acked, None)),
+        });
+        Self { inner: Some(inner), sink, ready: VecDeque::new(), deadline: None, mute, again }
+    }
+
+    pub(super) fn sink(&self) -> Weak<Sink> {
+        Arc::downgrade(&self.sink)
     }
 
     fn lie(&self) -> Lie {
@@ -168,7 +224,10 @@ impl FaultySubscription {
             Lie::ForgetsAttempts => delivery.attempt = 1,
             Lie::DoublesAttempts => delivery.attempt = delivery.attempt * 2 - 1,
             Lie::ForgetsRedelivered => delivery.redelivered = false,
-            Lie::DeliversAfterAck | Lie::DeadLetterComesAgain => {
+            Lie::ForgetsAttemptsAfterLoss if self.again => {
+                (delivery.attempt, delivery.redelivered) = (1, false);
+            }
+            Lie::DeliversAfterAck | Lie::DeadLetterComesAgain | Lie::DeliversAckedAfterLoss => {
                 let (id, envelope) = (delivery.envelope.id.clone(), Arc::clone(&delivery.envelope));
                 with(&self.sink.out, |out| out.insert(id, envelope));
             }
@@ -225,6 +284,9 @@ impl Subscription for FaultySubscription {
         out: &mut Vec<Delivery>,
         max: usize,
     ) -> Poll<Result<usize>> {
+        if self.mute {
+            return Poll::Pending;
+        }
         let again = with(&self.sink.again, |(again, waker)| {
             *waker = Some(cx.waker().clone());
             std::mem::take(again)
@@ -240,6 +302,9 @@ impl Subscription for FaultySubscription {
             let count = if self.sink.shared.lie == Lie::Reorders { 2 } else { max };
             match inner.poll_fill(cx, &mut taken, count) {
                 Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) if self.sink.shared.after_loss(Lie::ConsumerNeverHears) => {
+                    return Poll::Pending;
+                }
                 other => return other,
             }
             if self.lie() == Lie::Reorders {
@@ -277,6 +342,10 @@ impl Subscription for FaultySubscription {
         let mut report = inner.poll_drain(cx);
         if let (Lie::DrainMiscounts, Poll::Ready(Ok(report))) = (lie, &mut report) {
             report.settled = 0;
+        }
+        if let (Lie::DrainSaysAllSettled, Poll::Ready(Ok(report))) = (lie, &mut report) {
+            let settled = report.settled + report.returned;
+            *report = DrainReport { settled, returned: 0, timed_out: false };
         }
         report
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use postroad_conformance::wire::{Wire, Wired};
 use postroad_conformance::{Chaos, ChaosAbilities, Environment, Failure, Harness, Tempo};
 use postroad_core::{Backend, BoxFuture, Capabilities, Timestamp};
 use postroad_engine::log::{JournalStore, LogStore, MemoryStore, PayloadKind};
@@ -59,7 +60,8 @@ impl Harness for EngineHarness {
             restart: self.place != Place::Memory,
             kill: self.place == Place::Simulated,
             cut: true,
-            ..ChaosAbilities::NONE
+            half_open: true,
+            pause: true,
         }
     }
 
@@ -73,7 +75,7 @@ impl Harness for EngineHarness {
         let started = Disk::new(self.place).and_then(|disk| {
             let engine = disk.start()?;
             let broker = Mutex::new(Broker { disk, engine: Some(engine), clients: Vec::new() });
-            Ok(Box::new(EngineEnvironment { prefix, broker }) as Box<dyn Environment>)
+            Ok(Box::new(EngineEnvironment { prefix, broker, wire: Wire::new() }) as Box<dyn Environment>)
         });
         Box::pin(ready(started))
     }
@@ -149,12 +151,14 @@ struct Broker {
     disk: Disk,
     /// `None` when it was stopped.
     engine: Option<Arc<Engine>>,
-    clients: Vec<Arc<EngineBackend>>,
+    clients: Vec<Arc<Wired<EngineBackend>>>,
 }
 
 struct EngineEnvironment {
     prefix: String,
     broker: Mutex<Broker>,
+    /// In a process there are no connections; the kit has some.
+    wire: Wire,
 }
 
 impl EngineEnvironment {
@@ -162,7 +166,7 @@ impl EngineEnvironment {
         self.broker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends all clients: in a process, that is what comes nearest to a lost connection.
+    /// Ends all clients, as the end of an engine in their process does.
     async fn close_clients(&self) {
         let clients = std::mem::take(&mut self.broker().clients);
         for client in clients {
@@ -199,7 +203,7 @@ impl EngineEnvironment {
 impl Environment for EngineEnvironment {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Backend>, Failure>> {
         let mut broker = self.broker();
-        let client = broker.engine.as_ref().map(|engine| Arc::new(client_of(engine)));
+        let client = broker.engine.as_ref().map(|engine| Arc::new(self.wire.extend(client_of(engine))));
         broker.clients.extend(client.clone());
         let client = client.map(|client| client as Arc<dyn Backend>);
         Box::pin(ready(client.ok_or_else(|| failure("the engine is stopped"))))
@@ -257,9 +261,27 @@ impl Chaos for EngineEnvironment {
     }
 
     fn cut(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async {
-            self.close_clients().await;
-            Ok(())
-        })
+        self.wire.cut();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn half_open(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.wire.half_open();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn heal(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.wire.heal();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.wire.pause();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.wire.resume();
+        Box::pin(ready(Ok(())))
     }
 }

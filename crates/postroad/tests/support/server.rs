@@ -1,8 +1,10 @@
 //! The server process: started, killed, restarted on the same data and port, and always stopped.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -16,9 +18,33 @@ pub(crate) struct Setup {
     env: Vec<(String, String)>,
     nofile: Option<u32>,
     data: Option<PathBuf>,
+    arguments: Vec<String>,
+    program: Vec<String>,
+    door: Option<u16>,
 }
 
 impl Setup {
+    /// A further argument of `serve`.
+    #[allow(dead_code, reason = "for tests of other doors")]
+    pub(crate) fn argument(mut self, text: &str) -> Self {
+        self.arguments.push(text.to_owned());
+        self
+    }
+
+    /// Another program than ours; `{port}` and `{data}` in its words are filled in. To be started with [`Setup::launch`].
+    #[allow(dead_code, reason = "for tests that are tested on other brokers")]
+    pub(crate) fn program(mut self, words: &[&str]) -> Self {
+        self.program = words.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// The port of another program.
+    #[allow(dead_code, reason = "for tests that are tested on other brokers")]
+    pub(crate) fn door(mut self, port: u16) -> Self {
+        self.door = Some(port);
+        self
+    }
+
     /// Text of the configuration file.
     pub(crate) fn config(toml: &str) -> Self {
         Self { config: toml.to_owned(), ..Self::default() }
@@ -54,29 +80,39 @@ impl Setup {
         let home = tempfile::Builder::new().prefix("postroad-test-").tempdir().expect("temp dir");
         let data = self.data.clone().unwrap_or_else(|| home.path().join("data"));
         let port = free_port();
-        let child = self.spawn(home.path(), &data, port);
-        Server { setup: self, home, data, port, child }
+        let (child, watcher) = self.spawn(home.path(), &data, port);
+        Server { setup: self, home, data, port, child, watcher }
     }
 
-    fn spawn(&self, home: &Path, data: &Path, port: u16) -> Child {
+    fn spawn(&self, home: &Path, data: &Path, port: u16) -> (Child, Watcher) {
         let nofile = self.nofile.unwrap_or(20_000);
         let mut vars = String::new();
         for (key, value) in &self.env {
             use std::fmt::Write;
             write!(vars, " '{key}={value}'").expect("a string");
         }
-        let script = format!("ulimit -n {nofile} 2>/dev/null; exec env{vars} \"$0\" \"$@\"");
+        // It waits for its watcher: there is no moment at which our death would leave a server behind.
+        let script = format!(
+            "read -r go || exit 1; ulimit -n {nofile} 2>/dev/null; exec env{vars} \"$0\" \"$@\" </dev/null"
+        );
         let append = |name: &str| -> File {
             OpenOptions::new().create(true).append(true).open(home.join(name)).expect("log file")
         };
         let mut command = Command::new("sh");
+        command.args(["-c", &script]);
+        if self.program.is_empty() {
+            command.args([env!("CARGO_BIN_EXE_postroad"), "serve", "--data"]).arg(data);
+            command.args(["--jsonlog", &format!("127.0.0.1:{port}")]).args(&self.arguments);
+        } else {
+            let door = self.door.unwrap_or(port).to_string();
+            let place = data.display().to_string();
+            command.args(
+                self.program.iter().map(|word| word.replace("{port}", &door).replace("{data}", &place)),
+            );
+        }
         command
-            .args(["-c", &script, env!("CARGO_BIN_EXE_postroad"), "serve"])
-            .arg("--data")
-            .arg(data)
-            .args(["--jsonlog", &format!("127.0.0.1:{port}")])
             .current_dir(home)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(append("stdout.log"))
             .stderr(append("stderr.log"));
         if !self.config.is_empty() {
@@ -84,7 +120,43 @@ impl Setup {
             fs::write(&path, &self.config).expect("config file");
             command.arg("--config").arg(path);
         }
-        command.spawn().expect("sh starts")
+        let mut child = command.spawn().expect("sh starts");
+        let watcher = Watcher::start(child.id(), home);
+        let mut gate = child.stdin.take().expect("a pipe");
+        gate.write_all(b"go\n").expect("sh reads");
+        (child, watcher)
+    }
+}
+
+/// Kills a server and removes its directory when this process is gone, however it went: then its pipe ends.
+struct Watcher {
+    child: Child,
+    pipe: Option<ChildStdin>,
+}
+
+impl Watcher {
+    fn start(server: u32, home: &Path) -> Self {
+        let script = "read -r leave && exit 0; kill -s KILL \"$1\"; rm -rf -- \"$2\" || rm -rf -- \"$2\"";
+        let mut child = Command::new("sh")
+            .args(["-c", script, "sh", &server.to_string()])
+            .arg(home)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Control-C in a terminal goes to the group of the test; the watcher outlives it.
+            .process_group(0)
+            .spawn()
+            .expect("sh starts");
+        let pipe = child.stdin.take();
+        Self { child, pipe }
+    }
+
+    /// When the server has been waited for: its number may be somebody else's from now on.
+    fn dismiss(&mut self) {
+        if let Some(mut pipe) = self.pipe.take() {
+            let _ = pipe.write_all(b"leave\n");
+        }
+        let _ = self.child.wait();
     }
 }
 
@@ -95,6 +167,7 @@ pub(crate) struct Server {
     data: PathBuf,
     port: u16,
     child: Child,
+    watcher: Watcher,
 }
 
 impl Server {
@@ -155,8 +228,24 @@ impl Server {
 
     /// Asks it to end in good order.
     pub(crate) fn terminate(&self) {
-        let done = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().expect("kill");
-        assert!(done.success(), "kill -TERM {}", self.pid());
+        self.signal("TERM");
+    }
+
+    /// Makes it stand still, with its connections open.
+    #[allow(dead_code, reason = "not all tests that share this pause it")]
+    pub(crate) fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    #[allow(dead_code, reason = "not all tests that share this pause it")]
+    pub(crate) fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let done = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("kill");
+        assert!(done.success(), "kill -s {name} {}", self.pid());
     }
 
     /// Waits for the process to end by itself.
@@ -178,7 +267,8 @@ impl Server {
 
     /// Starts again on the same data and port; does not wait for the greeting.
     pub(crate) fn respawn(&mut self) {
-        self.child = self.setup.spawn(self.home.path(), &self.data, self.port);
+        self.watcher.dismiss();
+        (self.child, self.watcher) = self.setup.spawn(self.home.path(), &self.data, self.port);
     }
 
     /// Another configuration from the next start on.
@@ -249,6 +339,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.watcher.dismiss();
         if std::thread::panicking() {
             let text = self.stderr();
             let tail: Vec<&str> = text.lines().rev().take(15).collect();

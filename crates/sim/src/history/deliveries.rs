@@ -1,6 +1,6 @@
 //! The rules of deliveries: a fold over the facts.
 
-use super::{Conn, Fact, History, Settle, Spec, Tag, Terms, Topic, Verdict};
+use super::{Broken, Conn, Fact, History, Settle, Spec, Start, Tag, Terms, Topic, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A subscription: one with a name is the same for every connection.
@@ -23,6 +23,8 @@ pub(super) struct Member {
     high: BTreeMap<(Topic, i64), u64>,
     /// The index of the fact since when it is sure to be there.
     pub(super) since: Option<usize>,
+    // When it was asked for; only of one that lives as long as its connection.
+    asked_at: Option<(usize, u64)>,
 }
 
 /// A delivery that was not settled, in this life of the broker.
@@ -43,6 +45,8 @@ pub(super) struct Ledger {
     /// What somebody was told to be there.
     pub(super) told: BTreeMap<(Topic, u64), Tag>,
     pub(super) refused: BTreeSet<Tag>,
+    /// Confirmed without a number.
+    pub(super) kept: BTreeSet<Tag>,
     pub(super) members: BTreeMap<Key, Member>,
     /// How often each durable subscription may have been made anew.
     pub(super) forgotten: BTreeMap<Spec, u32>,
@@ -60,21 +64,33 @@ struct Fold<'a> {
     history: &'a History,
     ledger: Ledger,
     attached: BTreeMap<Conn, Spec>,
+    // The index of the fact that asked for it.
+    asking: BTreeMap<Conn, usize>,
+    // The index of the last fact that ended it.
+    ended: BTreeMap<Spec, usize>,
+    // The index of the fact that first told of a place.
+    first_told: BTreeMap<(Topic, u64), usize>,
     leases: BTreeMap<(Key, Topic, u64), Lease>,
     gasping: bool,
 }
 
-pub(super) fn check(terms: Terms<'_>, history: &History) -> Result<Ledger, String> {
+pub(super) fn check(terms: Terms<'_>, history: &History) -> Result<Ledger, Broken> {
     let mut fold = Fold {
         terms,
         history,
         ledger: Ledger::default(),
         attached: BTreeMap::new(),
+        asking: BTreeMap::new(),
+        ended: BTreeMap::new(),
+        first_told: BTreeMap::new(),
         leases: BTreeMap::new(),
         gasping: false,
     };
     for (index, (now, fact)) in history.facts.iter().enumerate() {
-        fold.apply(index, *now, fact).map_err(|why| format!("fact {index}, {now} ms, {fact:?}: {why}"))?;
+        fold.apply(index, *now, fact).map_err(|why| Broken {
+            why: format!("fact {index}, {now} ms, {fact:?}: {why}"),
+            fact: Some(index),
+        })?;
     }
     Ok(fold.ledger)
 }
@@ -117,11 +133,22 @@ impl Fold<'_> {
             Fact::Publish(tag) => {
                 self.ledger.published.insert(*tag, index);
             }
-            Fact::Stored { tag, seq, duplicate } => self.stored(*tag, *seq, *duplicate)?,
+            Fact::Stored { tag, seq, duplicate } => self.stored(index, *tag, *seq, *duplicate)?,
+            Fact::Kept(tag) => {
+                self.ledger.kept.insert(*tag);
+            }
+            Fact::Asking(conn, _) => {
+                self.asking.insert(*conn, index);
+            }
             Fact::Refused(tag) => {
                 self.ledger.refused.insert(*tag);
             }
             Fact::Attached(conn, spec) => {
+                let asking = self.asking.get(conn).copied();
+                if asking.is_some() && asking < self.ended.get(spec).copied() {
+                    // It was ended before its `ok` came.
+                    return Ok(());
+                }
                 let shape = &self.terms.specs[usize::from(*spec)];
                 let other = self.attached.iter().find(|(_, has)| **has == *spec).map(|(conn, _)| *conn);
                 if let (Some(_), false, Some(other)) = (shape.name, shape.group, other) {
@@ -129,18 +156,23 @@ impl Fold<'_> {
                 }
                 self.attached.insert(*conn, *spec);
                 let key = self.key_of(*spec, *conn);
-                self.ledger.members.entry(key).or_default().since.get_or_insert(index);
+                let member = self.ledger.members.entry(key).or_default();
+                member.since.get_or_insert(index);
+                member.asked_at = asking.map(|at| (at, self.history.facts[at].0));
             }
             Fact::Forget(spec) => {
-                *self.ledger.forgotten.entry(*spec).or_default() += 1;
                 if self.terms.specs[usize::from(*spec)].group {
                     self.ledger.loose.insert(*spec);
                 }
-                self.ledger.members.remove(&(*spec, None));
-                self.leases.retain(|(key, ..), _| key.0 != *spec);
+                self.forget(*spec);
+            }
+            Fact::Ended(spec) => {
+                self.attached.retain(|_, has| has != spec);
+                self.ended.insert(*spec, index);
+                self.forget(*spec);
             }
             Fact::Delivered { conn, topic, seq, attempt, tag } => {
-                self.delivered(now, *conn, (*topic, *seq), *attempt, *tag)?;
+                self.delivered(index, now, *conn, (*topic, *seq), *attempt, *tag)?;
             }
             Fact::Verdict(conn, settle) => self.verdict(*conn, settle),
             Fact::Settled { conn, settle, asked } => self.settled(*conn, settle, *asked),
@@ -162,11 +194,18 @@ impl Fold<'_> {
         Ok(())
     }
 
-    fn stored(&mut self, tag: Tag, seq: u64, duplicate: bool) -> Result<(), String> {
+    /// It may be another one from here on.
+    fn forget(&mut self, spec: Spec) {
+        *self.ledger.forgotten.entry(spec).or_default() += 1;
+        self.ledger.members.remove(&(spec, None));
+        self.leases.retain(|(key, ..), _| key.0 != spec);
+    }
+
+    fn stored(&mut self, index: usize, tag: Tag, seq: u64, duplicate: bool) -> Result<(), String> {
         let sent = &self.history.sent[tag as usize];
         let place = (sent.topic, seq);
         if !duplicate {
-            return self.told(place, tag);
+            return self.told(index, place, tag);
         }
         if !self.terms.dedup {
             return Err("a duplicate without a window".into());
@@ -179,13 +218,27 @@ impl Fold<'_> {
         }
     }
 
-    fn told(&mut self, place: (Topic, u64), tag: Tag) -> Result<(), String> {
+    fn told(&mut self, index: usize, place: (Topic, u64), tag: Tag) -> Result<(), String> {
+        self.first_told.entry(place).or_insert(index);
         let known = *self.ledger.told.entry(place).or_insert(tag);
         if known == tag { Ok(()) } else { Err(format!("this number was said to be sending {known}")) }
     }
 
+    /// A subscription that started some time ago gets nothing older that was there when it started.
+    fn is_too_old(&self, key: Key, ago: u64, place: (Topic, u64), tag: Tag) -> bool {
+        let asked = self.ledger.members.get(&key).and_then(|member| member.asked_at);
+        let (Some((index, asked)), Some(published)) = (asked, self.ledger.published.get(&tag)) else {
+            return false;
+        };
+        let was_there = self.first_told.get(&place).is_some_and(|told| *told < index);
+        // What a kick published again is newer than its tag says.
+        let kicked = self.ledger.kicked.contains(&place.0);
+        key.1.is_some() && was_there && !kicked && self.history.facts[*published].0 + ago < asked
+    }
+
     fn delivered(
         &mut self,
+        index: usize,
         now: u64,
         conn: Conn,
         place: (Topic, u64),
@@ -201,7 +254,12 @@ impl Fold<'_> {
         if !spec.topics.contains(&place.0) {
             return Err("the filter does not match".into());
         }
-        self.told(place, tag)?;
+        self.told(index, place, tag)?;
+        if let Start::Ago(ago) = spec.from
+            && self.is_too_old(key, ago, place, tag)
+        {
+            return Err(format!("it is older than {ago} ms before the subscription was asked for"));
+        }
         let loose = self.ledger.loose.contains(&key.0);
         let member = self.ledger.members.entry(key).or_default();
         if member.done.contains(&place) && !loose {

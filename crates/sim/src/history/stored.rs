@@ -1,7 +1,7 @@
 //! The rules of what is on the disk in the end.
 
 use super::deliveries::Ledger;
-use super::{Audit, Fact, History, Tag, Terms, Topic};
+use super::{Audit, Fact, History, Start, Tag, Terms, Topic};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What the logs hold, as tags.
@@ -43,10 +43,33 @@ pub(super) fn check(
             }
         }
     }
+    kept(terms, history, ledger, audit, &log)?;
     copies(terms, history, ledger, audit, &log)?;
     batches(terms, history, ledger, audit, &log)?;
     dead_letters(terms, history, ledger, audit, &log)?;
-    settled(terms, ledger, audit, &log)
+    settled(terms, history, ledger, audit, &log)
+}
+
+/// What was confirmed without a number is there.
+fn kept(
+    terms: Terms<'_>,
+    history: &History,
+    ledger: &Ledger,
+    audit: &Audit,
+    log: &BTreeMap<(Topic, u64), Tag>,
+) -> Result<(), String> {
+    let message = |tag: &Tag| history.sent[*tag as usize].message;
+    let tags: BTreeSet<Tag> = log.values().copied().collect();
+    let messages: BTreeSet<u32> = tags.iter().map(message).collect();
+    for tag in &ledger.kept {
+        // It may have been a duplicate.
+        let there = tags.contains(tag) || terms.dedup && messages.contains(&message(tag));
+        let topic = history.sent[*tag as usize].topic;
+        if !there && audit.first.get(&topic).is_none_or(|first| *first <= 1) {
+            return Err(format!("sending {tag} was confirmed without a number and is not there"));
+        }
+    }
+    Ok(())
 }
 
 /// Nothing refused is there, and nothing twice without a reason.
@@ -174,6 +197,7 @@ fn dead_letters(
 /// Durable subscriptions had everything, and nothing was settled for them that they did not settle.
 fn settled(
     terms: Terms<'_>,
+    history: &History,
     ledger: &Ledger,
     audit: &Audit,
     log: &BTreeMap<(Topic, u64), Tag>,
@@ -195,10 +219,18 @@ fn settled(
             }
             // What a kick published again has the tag of its first time.
             let kicked = ledger.kicked.contains(&topic);
-            let after = !kicked && ledger.published.get(tag).is_some_and(|came| *came > since);
-            // Whether it was forgotten, or is still the one that had the first ones, nobody may have said.
-            let from_first = spec.from_first && !ledger.forgotten.contains_key(&at);
-            if !(from_first || after) {
+            let came = ledger.published.get(tag).copied().filter(|_| !kicked);
+            let after = came.is_some_and(|came| came > since);
+            let time = |fact: usize| history.facts[fact].0;
+            let before = match spec.from {
+                Start::First => true,
+                Start::New => false,
+                // It was asked for before it was confirmed.
+                Start::Ago(ago) => came.is_some_and(|came| time(came) + ago >= time(since)),
+            };
+            // Whether it was forgotten, or is still the one that had those before, nobody may have said.
+            let before = before && !ledger.forgotten.contains_key(&at);
+            if !(before || after) {
                 continue;
             }
             let place = (topic, seq);

@@ -1,13 +1,13 @@
 //! A history for each rule that breaks it, and one that breaks none.
 
-use super::{Audit, DeadLetter, Fact, History, Settle, SubSpec, Terms, Verdict, check};
+use super::{Audit, DeadLetter, Fact, History, Settle, Start, SubSpec, Terms, Verdict, check};
 
 const SPECS: [SubSpec; 3] = [
     SubSpec {
         filter: "a",
         name: Some("x"),
         group: false,
-        from_first: true,
+        from: Start::First,
         prefetch: 2,
         ack_wait: 100,
         max_deliveries: 2,
@@ -18,7 +18,7 @@ const SPECS: [SubSpec; 3] = [
         filter: "a",
         name: Some("g"),
         group: true,
-        from_first: false,
+        from: Start::New,
         prefetch: 10,
         ack_wait: 100,
         max_deliveries: 0,
@@ -29,7 +29,7 @@ const SPECS: [SubSpec; 3] = [
         filter: "a",
         name: None,
         group: false,
-        from_first: true,
+        from: Start::First,
         prefetch: 10,
         ack_wait: 100,
         max_deliveries: 0,
@@ -86,7 +86,7 @@ fn audit() -> Audit {
 }
 
 fn judge(history: &History, audit: &Audit) -> Result<(), String> {
-    check(Terms { specs: &SPECS, dedup: false }, history, audit)
+    check(Terms { specs: &SPECS, dedup: false }, history, audit).map_err(|broken| broken.why)
 }
 
 #[track_caller]

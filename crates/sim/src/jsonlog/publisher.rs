@@ -1,6 +1,7 @@
 //! A client that publishes, and publishes again what it has no answer for.
 
 use super::lines::{Lines, word};
+use super::login::Login;
 use super::{TOPICS, send};
 use crate::history::{History, Tag, Topic};
 use crate::inhabitants::Guest;
@@ -36,13 +37,51 @@ pub(super) struct Publisher {
     outbox: bool,
     // Without an answer, or refused.
     owed: Vec<Owed>,
-    asked: VecDeque<Vec<Owed>>,
+    asked: VecDeque<Asked>,
+    // Something was refused; in quiet mode nobody says what.
+    doubt: bool,
+    login: Login,
     lines: Lines,
 }
 
+/// What waits for an answer, and what must be published again if that is no.
+#[derive(Debug, Default)]
+struct Asked {
+    owed: Vec<Owed>,
+    // It is answered only if it is refused.
+    silent: bool,
+}
+
 impl Publisher {
-    pub(super) fn new(outbox: bool) -> Self {
-        Self { outbox, owed: Vec::new(), asked: VecDeque::new(), lines: Lines::default() }
+    pub(super) fn new(login: Login, outbox: bool) -> Self {
+        Self {
+            outbox,
+            owed: Vec::new(),
+            asked: VecDeque::new(),
+            doubt: false,
+            login,
+            lines: Lines::default(),
+        }
+    }
+
+    /// Asks what is answered in any case, after those of which nothing is said if they went well.
+    fn knock(&mut self, out: &mut Vec<u8>) -> u32 {
+        out.extend_from_slice(b"stats\n");
+        self.asked.push_back(Asked::default());
+        1
+    }
+
+    /// An answer: all before it went well, or something was refused.
+    fn answered(&mut self) {
+        let doubt = std::mem::take(&mut self.doubt);
+        while let Some(asked) = self.asked.pop_front() {
+            if !asked.silent {
+                return;
+            }
+            if doubt {
+                self.owed.extend(asked.owed);
+            }
+        }
     }
 
     fn publish(&mut self, list: Vec<Owed>, bulk: bool, out: &mut Vec<u8>, history: &mut History) -> u32 {
@@ -60,7 +99,7 @@ impl Publisher {
             let head = format!("pubn {} {} {}\n", TOPICS[usize::from(topic)], list.len(), body.len());
             out.extend_from_slice(head.as_bytes());
             out.extend_from_slice(&body);
-            self.asked.push_back(list);
+            self.asked.push_back(Asked { owed: list, silent: self.login.quiet });
             return 1;
         }
         for owed in &list {
@@ -68,7 +107,7 @@ impl Publisher {
             out.extend_from_slice(format!("pub {} ", TOPICS[usize::from(owed.topic)]).as_bytes());
             out.extend_from_slice(&history.sent[tag as usize].payload);
             out.push(b'\n');
-            self.asked.push_back(vec![*owed]);
+            self.asked.push_back(Asked { owed: vec![*owed], silent: self.login.quiet });
         }
         list.len() as u32
     }
@@ -82,10 +121,12 @@ impl Publisher {
 impl Guest for Publisher {
     fn connected(&mut self) {
         self.lines.clear();
+        self.login.again();
+        self.doubt = false;
     }
 
     fn disconnected(&mut self) {
-        let unknown = self.asked.drain(..).flatten();
+        let unknown = self.asked.drain(..).flat_map(|asked| asked.owed);
         self.owed.extend(unknown);
     }
 
@@ -94,12 +135,16 @@ impl Guest for Publisher {
         while let Some(line) = self.lines.next() {
             let line = String::from_utf8_lossy(line);
             match word(&line).0 {
-                "ok" | "event" => {
-                    self.asked.pop_front();
+                "ok" | "event" => self.answered(),
+                "err" if self.asked.front().is_some_and(|asked| asked.silent) && !is_nonsense(&line) => {
+                    self.doubt = true;
                 }
                 "err" => {
                     // Refused: nothing was stored, so it is to be published still.
-                    self.owed.extend(self.asked.pop_front().into_iter().flatten());
+                    let refused = self.asked.iter().position(|asked| !asked.silent);
+                    let owed = refused.map(|at| std::mem::take(&mut self.asked[at].owed));
+                    self.answered();
+                    self.owed.extend(owed.into_iter().flatten());
                 }
                 "bye" => return false,
                 _ => {}
@@ -110,7 +155,14 @@ impl Guest for Publisher {
 
     fn act(&mut self, how: u32, out: &mut Vec<u8>, history: &mut History) -> u32 {
         if self.asked.len() >= IN_FLIGHT {
-            return 0;
+            return if self.asked.back().is_some_and(|asked| asked.silent) { self.knock(out) } else { 0 };
+        }
+        if !self.login.forgets(how)
+            && let Some(hello) = self.login.hello(how)
+        {
+            out.extend_from_slice(hello.as_bytes());
+            self.asked.push_back(Asked::default());
+            return 1;
         }
         if !self.owed.is_empty() && how % 4 < 3 {
             return self.again(out, history);
@@ -118,6 +170,8 @@ impl Guest for Publisher {
         let topic = (how >> 4) as usize % TOPICS.len();
         let other = (how >> 8) % 40;
         if other < 4 {
+            // In quiet mode nobody could tell whose error it is.
+            let other = if self.login.quiet && other < 2 { 2 } else { other };
             let line = match other {
                 0 => format!("kick {}\n", TOPICS[topic]).into_bytes(),
                 1 => format!("peek {} last\n", TOPICS[topic]).into_bytes(),
@@ -125,7 +179,7 @@ impl Guest for Publisher {
                 _ => NONSENSE[(how >> 16) as usize % NONSENSE.len()].to_vec(),
             };
             out.extend_from_slice(&line);
-            self.asked.push_back(Vec::new());
+            self.asked.push_back(Asked::default());
             return 1;
         }
         let count = if how & 1 == 0 { 1 } else { 1 + (how >> 16) % 4 };
@@ -142,7 +196,20 @@ impl Guest for Publisher {
     }
 
     fn wind_down(&mut self, out: &mut Vec<u8>, history: &mut History) -> u32 {
-        if self.owed.is_empty() || self.asked.len() >= IN_FLIGHT { 0 } else { self.again(out, history) }
+        if self.asked.back().is_some_and(|asked| asked.silent)
+            && (self.owed.is_empty() || self.asked.len() >= IN_FLIGHT)
+        {
+            return self.knock(out);
+        }
+        if self.owed.is_empty() || self.asked.len() >= IN_FLIGHT {
+            return 0;
+        }
+        if let Some(hello) = self.login.hello(1) {
+            out.extend_from_slice(hello.as_bytes());
+            self.asked.push_back(Asked::default());
+            return 1;
+        }
+        self.again(out, history)
     }
 
     fn is_at_rest(&self) -> bool {
@@ -155,4 +222,9 @@ impl Guest for Publisher {
             self.asked.clear();
         }
     }
+}
+
+/// The answer to one of [`NONSENSE`].
+fn is_nonsense(line: &str) -> bool {
+    line.starts_with("err bad-") || line.starts_with("err not-utf8")
 }

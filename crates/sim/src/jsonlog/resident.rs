@@ -1,8 +1,10 @@
 //! The sessions of one life of the broker: the product's own, each with a tap on its bytes.
 
+use super::login::TOKEN;
 use super::tap::Tap;
 use crate::history::{Conn, Fact, History};
 use crate::inhabitants::Resident;
+use crate::plan::Climate;
 use postroad_engine::Engine;
 use postroad_engine::log::Signal;
 use postroad_jsonlog::protocol::Words;
@@ -31,12 +33,14 @@ pub(super) struct Sessions {
     engine: Arc<Engine>,
     hub: Arc<Hub>,
     open: BTreeMap<Conn, Open>,
+    climate: Climate,
 }
 
 impl Sessions {
-    pub(super) fn new(engine: Arc<Engine>) -> Self {
-        let hub = Arc::new(Hub::new(Words::default(), Vec::new(), Limits::default()));
-        Self { engine, hub, open: BTreeMap::new() }
+    pub(super) fn new(engine: Arc<Engine>, climate: &Climate) -> Self {
+        let tokens = climate.token.then(|| TOKEN.to_owned()).into_iter().collect();
+        let hub = Arc::new(Hub::new(Words::default(), tokens, Limits::default()));
+        Self { engine, hub, open: BTreeMap::new(), climate: *climate }
     }
 }
 
@@ -44,7 +48,7 @@ impl Resident for Sessions {
     fn accept(&mut self, conn: Conn) {
         let flag = Arc::new(Flag::default());
         let session = Session::new(self.engine.clone(), self.hub.clone(), flag.clone());
-        self.open.insert(conn, Open { session, flag, tap: Tap::new(conn) });
+        self.open.insert(conn, Open { session, flag, tap: Tap::new(conn, &self.climate) });
     }
 
     fn input(&mut self, conn: Conn, bytes: &[u8], history: &mut History) {

@@ -1,9 +1,11 @@
 //! A tap on the bytes of one connection, at the broker's end: from lines to facts, and whether each reply fits its command.
 
 use super::lines::{Lines, word};
-use super::{SPECS, TOPICS, tag_of};
+use super::login::TOKEN;
+use super::{SPECS, TOPICS, id_of, tag_of};
 use crate::history::{Conn, Fact, History, Settle, Spec, Tag, Topic, Verdict};
-use std::collections::VecDeque;
+use crate::plan::{Climate, Lag};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A command that waits for its reply.
 #[derive(Debug)]
@@ -17,6 +19,10 @@ enum Asked {
     /// No command, or one that must be refused.
     Nonsense,
     Peek,
+    /// Not from who has not logged in, or with a wrong token.
+    Denied,
+    /// Nothing is said of it if it goes well.
+    Silent(Box<Self>),
 }
 
 /// See the module.
@@ -29,12 +35,21 @@ pub(super) struct Tap {
     // Lines of a `pubn` body that are to come.
     body: u64,
     bulk: Vec<Tag>,
+    // Whoever has not logged in has no command but `hello`.
+    authorized: bool,
+    token: bool,
+    quiet: bool,
+    lag: Option<Lag>,
+    // One of those that nothing is said of was refused; nobody knows which.
+    doubt: bool,
+    // The numbers that were delivered under an id.
+    ids: BTreeMap<(Topic, u32), BTreeSet<u64>>,
     greeted: bool,
     ended: bool,
 }
 
 impl Tap {
-    pub(super) fn new(conn: Conn) -> Self {
+    pub(super) fn new(conn: Conn, climate: &Climate) -> Self {
         Self {
             conn,
             input: Lines::default(),
@@ -42,6 +57,12 @@ impl Tap {
             asked: VecDeque::new(),
             body: 0,
             bulk: Vec::new(),
+            authorized: !climate.token,
+            token: climate.token,
+            quiet: false,
+            lag: climate.lag,
+            doubt: false,
+            ids: BTreeMap::new(),
             greeted: false,
             ended: false,
         }
@@ -65,21 +86,41 @@ impl Tap {
             if self.body == 0 {
                 // The command is whole now, and nothing of it was done before.
                 let tags = std::mem::take(&mut self.bulk);
+                if !self.authorized {
+                    // It was refused before its body came.
+                    return;
+                }
                 for tag in &tags {
                     history.note(Fact::Publish(*tag));
                 }
-                self.asked.push_back(Asked::Bulk(tags));
+                self.ask(Asked::Bulk(tags));
             }
             return;
         }
         let (verb, rest) = word(line);
         let (topic, rest) = word(rest);
         let place = TOPICS.iter().position(|name| *name == topic).unwrap_or(0) as Topic;
+        if !self.authorized && !matches!(verb, "hello" | "") {
+            self.asked.push_back(Asked::Denied);
+            if verb == "pubn" {
+                self.body = word(rest).0.parse().unwrap_or(0);
+            }
+            return;
+        }
         match verb {
+            "hello" => {
+                let wrong = topic.contains("token") && !topic.contains(TOKEN);
+                let denied = self.token && (wrong || !self.authorized && !topic.contains(TOKEN));
+                self.asked.push_back(if denied { Asked::Denied } else { Asked::Any });
+                if !denied {
+                    self.authorized = true;
+                    self.quiet |= topic.contains("quiet");
+                }
+            }
             "pub" => {
                 if let Some(tag) = tag_of(rest.as_bytes()) {
                     history.note(Fact::Publish(tag));
-                    self.asked.push_back(Asked::Publish(tag));
+                    self.ask(Asked::Publish(tag));
                 } else {
                     self.asked.push_back(Asked::Nonsense);
                 }
@@ -88,6 +129,9 @@ impl Tap {
             "pubn" => self.body = word(rest).0.parse().unwrap_or(0),
             "sub" => {
                 let spec = spec_of(topic, rest);
+                if let Some(spec) = spec {
+                    history.note(Fact::Asking(self.conn, spec));
+                }
                 self.asked.push_back(spec.map_or(Asked::Any, Asked::Subscribe));
             }
             "unsub" => {
@@ -119,12 +163,51 @@ impl Tap {
                     "bury" => Verdict::Bury,
                     _ => Verdict::Touch,
                 };
-                let settle = Settle { verdict, topic: place, first: number(first), last: number(last) };
-                history.note(Fact::Verdict(self.conn, settle));
-                self.asked.push_back(Asked::Settle(settle, history.now));
+                let mut meant: Vec<(u64, u64)> = vec![(number(first), number(last))];
+                if let Ok(id) = target.parse::<u32>() {
+                    // Of several that have this id it may mean any.
+                    let seqs = self.ids.get(&(place, id)).into_iter().flatten();
+                    meant = seqs.map(|seq| (*seq, *seq)).collect();
+                }
+                let settles: Vec<Settle> = meant
+                    .iter()
+                    .map(|&(first, last)| Settle { verdict, topic: place, first, last })
+                    .collect();
+                for settle in &settles {
+                    history.note(Fact::Verdict(self.conn, *settle));
+                }
+                let asked = match settles[..] {
+                    [settle] => Asked::Settle(settle, history.now),
+                    _ => Asked::Any,
+                };
+                if verb == "ack" { self.ask(asked) } else { self.asked.push_back(asked) }
             }
             "" => {}
             _ => self.asked.push_back(Asked::Nonsense),
+        }
+    }
+
+    /// A command of which quiet clients hear only what went wrong.
+    fn ask(&mut self, asked: Asked) {
+        self.asked.push_back(if self.quiet { Asked::Silent(Box::new(asked)) } else { asked });
+    }
+
+    /// The command that an `ok` or an event is for; it says that those before it, of which nothing was said, went well.
+    fn answered(&mut self, history: &mut History) -> Result<Asked, String> {
+        let doubt = std::mem::take(&mut self.doubt);
+        loop {
+            match self.asked.pop_front().ok_or("a reply to nothing")? {
+                Asked::Silent(_) if doubt => {}
+                Asked::Silent(asked) => match *asked {
+                    Asked::Publish(tag) => history.note(Fact::Kept(tag)),
+                    Asked::Bulk(tags) => tags.into_iter().for_each(|tag| history.note(Fact::Kept(tag))),
+                    Asked::Settle(settle, asked) => {
+                        history.note(Fact::Settled { conn: self.conn, settle, asked });
+                    }
+                    _ => {}
+                },
+                asked => return Ok(asked),
+            }
         }
     }
 
@@ -152,15 +235,28 @@ impl Tap {
         }
         match verb {
             "ok" => {
-                let asked = self.asked.pop_front().ok_or("a reply to nothing")?;
+                let asked = self.answered(history)?;
                 self.confirmed(asked, rest, history)
             }
             "err" => {
-                let asked = self.asked.pop_front().ok_or("a reply to nothing")?;
                 let code = word(rest).0;
                 let malformed =
                     matches!(code, "bad-command" | "bad-args" | "bad-topic" | "bad-event" | "not-utf8");
-                if malformed != matches!(asked, Asked::Nonsense) {
+                if matches!(self.asked.front(), Some(Asked::Silent(_))) && !malformed {
+                    // No client sends what may be refused for such a reason behind them.
+                    if matches!(code, "internal" | "corrupt") {
+                        history.note(Fact::Internal(format!("connection {}: {line}", self.conn)));
+                    }
+                    self.doubt = true;
+                    return Ok(());
+                }
+                let asked = self.answered(history)?;
+                // Who has not logged in may be told first that it is no command.
+                let denied = matches!(asked, Asked::Denied);
+                if denied && (code == "auth" || malformed) {
+                    return Ok(());
+                }
+                if denied || code == "auth" || malformed != matches!(asked, Asked::Nonsense) {
                     return Err(format!("the reply to {asked:?}"));
                 }
                 if matches!(code, "internal" | "corrupt") {
@@ -174,12 +270,7 @@ impl Tap {
                 Ok(())
             }
             "event" => self.event(rest, history),
-            "note" => {
-                if word(rest).0 == "corrupt" {
-                    history.note(Fact::Internal(format!("connection {}: {line}", self.conn)));
-                }
-                Ok(())
-            }
+            "note" => self.noted(rest, history),
             "bye" => {
                 // The session has given back what it held, whether the line arrives or not.
                 history.note(Fact::Gone(self.conn));
@@ -187,6 +278,23 @@ impl Tap {
                 Ok(())
             }
             _ => Err("not a line of the protocol".into()),
+        }
+    }
+
+    fn noted(&self, rest: &str, history: &mut History) -> Result<(), String> {
+        let (code, rest) = word(rest);
+        let (topic, text) = word(rest);
+        let lag: Option<u64> = word(text).0.parse().ok();
+        match code {
+            "corrupt" => {
+                let why = format!("connection {}: note corrupt {topic} {text}", self.conn);
+                history.note(Fact::Internal(why));
+                Ok(())
+            }
+            "lagging" if self.lag.is_some_and(|limit| !limit.ends && lag > Some(limit.events)) => Ok(()),
+            "detached" if self.lag.is_some_and(|limit| limit.ends) => Ok(()),
+            "lagged" if text.starts_with("retention removed ") => Ok(()),
+            _ => Err("nothing happened that this is the note of".into()),
         }
     }
 
@@ -214,6 +322,8 @@ impl Tap {
             Asked::Subscribe(spec) => history.note(Fact::Attached(self.conn, spec)),
             Asked::Settle(settle, asked) => history.note(Fact::Settled { conn: self.conn, settle, asked }),
             Asked::Any => {}
+            Asked::Denied => return Err("who says so has not logged in".into()),
+            Asked::Silent(_) => return Err("nothing was to be said of it".into()),
             Asked::Nonsense => return Err("an error was expected".into()),
             Asked::Peek => return Err("an event was expected".into()),
         }
@@ -233,8 +343,11 @@ impl Tap {
         let seq = seq.parse().map_err(|_| "a number was expected")?;
         let attempt: u32 = attempt.parse().map_err(|_| "a number was expected")?;
         if attempt == 0 {
-            let asked = self.asked.pop_front();
-            return if matches!(asked, Some(Asked::Peek)) { Ok(()) } else { Err("nobody peeked".into()) };
+            let asked = self.answered(history)?;
+            return if matches!(asked, Asked::Peek) { Ok(()) } else { Err("nobody peeked".into()) };
+        }
+        if let Some(id) = id_of(json.as_bytes()) {
+            self.ids.entry((topic, id)).or_default().insert(seq);
         }
         history.note(Fact::Delivered { conn: self.conn, topic, seq, attempt, tag });
         Ok(())

@@ -2,9 +2,9 @@
 
 use super::daemon::Daemon;
 use super::owner::{MARK, Owner, Reaper, projects, remove};
-use super::run::{last_lines, output};
 use super::workspace;
 use crate::broker::{Broker, Service};
+use crate::run::{last_lines, output};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! Is there a daemon and a Compose that works? If not, and where it may be done: get them.
 
 use super::cache;
-use super::run::{last_lines, output, output_within, which};
+use crate::process::{MARK, is_alive};
+use crate::run::{last_lines, output, output_within, which};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -201,7 +202,7 @@ impl Daemon {
                 sh.args(["-c", KEEPER, "postroad-keeper"])
                     .args([&lock, &log, &exec_dir(), &dockerd])
                     .args(&args);
-                sh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+                sh.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).env_remove(MARK);
                 // A Ctrl-C is for us; the keeper sees our end by its stdin.
                 Some(sh.process_group(0).spawn().context("starting sh")?)
             }
@@ -218,7 +219,13 @@ impl Daemon {
                 let (out, err) =
                     (File::options().append(true).open(&log)?, File::options().append(true).open(&log)?);
                 let mut command = Command::new(&dockerd);
-                command.args(&args).stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
+                command
+                    .args(&args)
+                    .stdin(Stdio::null())
+                    .stdout(out)
+                    .stderr(err)
+                    .process_group(0)
+                    .env_remove(MARK);
                 command.spawn().context("starting dockerd")?.id() as i32
             }
         };
@@ -303,13 +310,6 @@ fn ours_host() -> String {
     format!("unix://{RUN}/docker.sock")
 }
 
-/// Whether a process runs; one that has ended and was not waited for does not.
-pub(crate) fn is_alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name before it may contain anything, also brackets.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
 pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "only root can install {}", packages.join(", "));
     let apt = which("apt-get")
@@ -364,8 +364,7 @@ fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{OLDEST_COMPOSE, is_alive, parse_version};
-    use std::process::Command;
+    use super::{OLDEST_COMPOSE, parse_version};
 
     #[test]
     fn old_composes_are_told_apart() {
@@ -374,20 +373,5 @@ mod tests {
         assert!(parse_version("2.9.0").unwrap() < OLDEST_COMPOSE);
         assert!(parse_version("5.0.0").unwrap() > OLDEST_COMPOSE);
         assert_eq!(parse_version("dev"), None);
-    }
-
-    #[test]
-    fn a_process_that_has_ended_is_not_alive_before_it_is_waited_for() {
-        let mut child =
-            Command::new("sh").args(["-c", "read -r _"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
-        let pid = child.id() as i32;
-        assert!(is_alive(pid));
-        drop(child.stdin.take());
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while is_alive(pid) {
-            assert!(std::time::Instant::now() < deadline, "a zombie counts as alive");
-            std::thread::yield_now();
-        }
-        child.wait().unwrap();
     }
 }

@@ -4,10 +4,11 @@
 //! all that it is made of, and is built again only when that has changed.
 
 use super::daemon::{Daemon, apt_install};
-use super::run::{output, which};
 use super::{cache, workspace};
 use crate::broker::{Broker, version_matches};
+use crate::run::{output, which};
 use anyhow::{Context, Result, bail, ensure};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,7 +32,7 @@ pub struct Image {
 
 /// A release of Debian.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Suite {
+pub(super) enum Suite {
     Bookworm,
     Trixie,
 }
@@ -88,6 +89,17 @@ pub enum How {
     Pulled,
     /// It was built.
     Built,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Named => "named",
+            Self::Here => "here",
+            Self::Pulled => "pulled",
+            Self::Built => "built",
+        })
+    }
 }
 
 /// An image that can be started.
@@ -178,20 +190,7 @@ fn known(broker: Broker) -> String {
     ours.chain(theirs).collect::<Vec<_>>().join(", ")
 }
 
-/// An image of Postroad with a program that was built here. Its base has the C library of Debian bookworm: a
-/// program that needs a newer one fails its healthcheck.
-pub fn postroad(daemon: &Daemon, program: &Path) -> Result<Resolved> {
-    let image = "postroad-test/postroad:local";
-    let dir = workspace().join("compose/images/postroad");
-    let bytes = fs::read(program).with_context(|| format!("reading {}", program.display()))?;
-    let recipe = hash(&[&files_of(&dir)?, &bytes, base_recipe(Suite::Bookworm).as_bytes()]);
-    if label(daemon, image).as_deref() == Some(&recipe) {
-        return Ok(Resolved { image: image.into(), how: How::Here });
-    }
-    ensure_base(daemon, Suite::Bookworm)?;
-    build(daemon, image, &dir, &recipe, Some(program))?;
-    Ok(Resolved { image: image.into(), how: How::Built })
-}
+pub use super::product::{postroad, postroad_from_source};
 
 impl Image {
     const fn debian(broker: Broker, version: &'static str, suite: Suite) -> Self {
@@ -205,7 +204,10 @@ impl Image {
 
     /// Where its Dockerfile is.
     pub fn dir(&self) -> PathBuf {
-        workspace().join(format!("compose/images/{}-{}", self.broker.name(), self.version))
+        folder(match (self.broker, self.server) {
+            (Broker::Nats, None) => "nats-debian",
+            (broker, _) => broker.name(),
+        })
     }
 
     /// Whether it is here and made of what it would be made of now.
@@ -221,8 +223,9 @@ impl Image {
 
     fn build(&self, daemon: &Daemon) -> Result<()> {
         let server = self.server.map(|server| server.install()).transpose()?;
-        ensure_base(daemon, self.suite)?;
-        build(daemon, &self.tag(), &self.dir(), &self.recipe()?, server.as_deref())
+        let base = ensure_base(daemon, self.suite)?;
+        let context = context(&self.dir(), server.as_deref())?;
+        build(daemon, &self.tag(), &self.recipe()?, context.path(), &["--build-arg", &format!("BASE={base}")])
     }
 }
 
@@ -263,21 +266,22 @@ const LEFT_OUT: [&str; 5] = [
     "./usr/share/locale/*",
 ];
 
-fn base_recipe(suite: Suite) -> String {
+pub(super) fn base_recipe(suite: Suite) -> String {
     hash(&[b"debootstrap minbase 1", suite.name().as_bytes(), LEFT_OUT.join(" ").as_bytes()])
 }
 
 /// Debian as an image: upstream's, or without a registry what debootstrap makes, imported.
-fn ensure_base(daemon: &Daemon, suite: Suite) -> Result<()> {
+pub(super) fn ensure_base(daemon: &Daemon, suite: Suite) -> Result<String> {
     let (tag, recipe) = (suite.tag(), base_recipe(suite));
     if label(daemon, &tag).as_deref() == Some(&recipe) {
-        return Ok(());
+        return Ok(tag);
     }
     let upstream = format!("debian:{}-slim", suite.name());
     if is_here(daemon, &upstream) || pull(daemon, &upstream).is_ok() {
         let dir = tempfile::tempdir()?;
         fs::write(dir.path().join("Dockerfile"), format!("FROM {upstream}\n"))?;
-        return build(daemon, &tag, dir.path(), &recipe, None);
+        build(daemon, &tag, &recipe, dir.path(), &[])?;
+        return Ok(tag);
     }
     ensure!(
         rustix::process::geteuid().is_root(),
@@ -310,11 +314,11 @@ fn ensure_base(daemon: &Daemon, suite: Suite) -> Result<()> {
     let imported = import.stdin(archive).stdout(Stdio::null()).status().context("docker import")?;
     let packed = tar.wait()?;
     ensure!(imported.success() && packed.success(), "docker import {tag}: {imported}, tar: {packed}");
-    Ok(())
+    Ok(tag)
 }
 
-fn build(daemon: &Daemon, tag: &str, dir: &Path, recipe: &str, program: Option<&Path>) -> Result<()> {
-    // The context is small on purpose: the folder of the Dockerfile, and one program.
+/// What is sent to the daemon: the folder of the Dockerfile, and one program. It is small on purpose.
+pub(super) fn context(dir: &Path, program: Option<&Path>) -> Result<tempfile::TempDir> {
     let context = tempfile::tempdir()?;
     for entry in fs::read_dir(dir)? {
         let file = entry?.path();
@@ -323,16 +327,30 @@ fn build(daemon: &Daemon, tag: &str, dir: &Path, recipe: &str, program: Option<&
     if let Some(program) = program {
         fs::copy(program, context.path().join(program.file_name().unwrap_or_default()))?;
     }
-    let mut build = daemon.docker();
-    // The classic builder: BuildKit wants a plugin of its own, and these files need nothing of it.
-    build.env("DOCKER_BUILDKIT", "0").args(["build", "--network", "host", "--force-rm", "--pull=false"]);
-    build.args(["--label", &format!("{RECIPE}={recipe}"), "--tag", tag]).arg(context.path());
-    output(&mut build).with_context(|| format!("building {tag} of {}", dir.display()))?;
+    Ok(context)
+}
+
+pub(super) fn build(daemon: &Daemon, tag: &str, recipe: &str, context: &Path, more: &[&str]) -> Result<()> {
+    let mut build = build_command(daemon, tag, recipe);
+    output(build.args(more).arg(context)).with_context(|| format!("building {tag}"))?;
     Ok(())
 }
 
+pub(super) fn build_command(daemon: &Daemon, tag: &str, recipe: &str) -> Command {
+    let mut build = daemon.docker();
+    // The classic builder: BuildKit wants a plugin of its own, and these files need nothing of it.
+    build.env("DOCKER_BUILDKIT", "0").args(["build", "--network", "host", "--force-rm", "--pull=false"]);
+    build.args(["--label", &format!("{RECIPE}={recipe}"), "--tag", tag]);
+    build
+}
+
+/// The folder of a Dockerfile of ours.
+pub(super) fn folder(name: &str) -> PathBuf {
+    workspace().join("compose/images").join(name)
+}
+
 /// Pulls an image. After one failure no registry is asked again by this process.
-fn pull(daemon: &Daemon, tag: &str) -> Result<()> {
+pub(super) fn pull(daemon: &Daemon, tag: &str) -> Result<()> {
     static NO_REGISTRY: AtomicBool = AtomicBool::new(false);
     ensure!(!NO_REGISTRY.load(Ordering::Relaxed), "no registry could be reached before");
     let pulled = output(daemon.docker().args(["pull", "--quiet", tag]));
@@ -342,18 +360,18 @@ fn pull(daemon: &Daemon, tag: &str) -> Result<()> {
     pulled.map(drop)
 }
 
-fn is_here(daemon: &Daemon, tag: &str) -> bool {
+pub(super) fn is_here(daemon: &Daemon, tag: &str) -> bool {
     output(daemon.docker().args(["image", "inspect", "--format", "{{.Id}}", tag])).is_ok()
 }
 
-fn label(daemon: &Daemon, tag: &str) -> Option<String> {
+pub(super) fn label(daemon: &Daemon, tag: &str) -> Option<String> {
     let format = format!("{{{{index .Config.Labels \"{RECIPE}\"}}}}");
     let text = output(daemon.docker().args(["image", "inspect", "--format", &format, tag])).ok()?;
     Some(text.trim().to_owned())
 }
 
 /// Names and contents of the files in a folder.
-fn files_of(dir: &Path) -> Result<Vec<u8>> {
+pub(super) fn files_of(dir: &Path) -> Result<Vec<u8>> {
     let entries = fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
     files.sort();
@@ -368,7 +386,7 @@ fn files_of(dir: &Path) -> Result<Vec<u8>> {
 }
 
 /// FNV-1a of 64 bits: the same on every machine and in every version. It finds changes, not attackers.
-fn hash(parts: &[&[u8]]) -> String {
+pub(super) fn hash(parts: &[&[u8]]) -> String {
     let mut state: u64 = 0xcbf2_9ce4_8422_2325;
     for part in parts {
         for byte in part.iter().chain(&(part.len() as u64).to_le_bytes()) {
@@ -380,16 +398,16 @@ fn hash(parts: &[&[u8]]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUILT, UPSTREAM, built, hash, upstream};
+    use super::{BUILT, UPSTREAM, built, files_of, hash, upstream};
     use crate::broker::Broker;
     use crate::docker::compose::file;
     use std::fs;
 
     #[test]
-    fn every_image_has_its_dockerfile_on_its_base() {
+    fn every_image_has_its_dockerfile_on_a_base() {
         for image in BUILT {
             let text = fs::read_to_string(image.dir().join("Dockerfile")).unwrap();
-            assert!(text.contains(&format!("\nFROM {}\n", image.suite.tag())), "{}", image.tag());
+            assert!(text.contains("\nARG BASE=") && text.contains("\nFROM ${BASE}\n"), "{}", image.tag());
             if let Some(server) = image.server {
                 assert!(text.contains(&format!("COPY {} ", server.program)), "{}", image.tag());
             }
@@ -419,6 +437,20 @@ mod tests {
         assert_eq!(tags(Broker::RabbitMq, Some("3.1")), [""; 0]);
         assert_eq!(upstream(Broker::RabbitMq, Some("3.13")), ["rabbitmq:3.13.7-management"]);
         assert_eq!(tags(Broker::Mosquitto, None)[0], "postroad-test/mosquitto:2.0.21");
+    }
+
+    #[test]
+    fn an_image_has_another_recipe_when_its_base_or_its_dockerfile_is_another() {
+        let of = |version| built(Broker::RabbitMq, Some(version))[0];
+        assert_eq!(of("4.0").dir(), of("3.10").dir());
+        assert_ne!(of("4.0").recipe().unwrap(), of("3.10").recipe().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let write = |text: &str| fs::write(dir.path().join("Dockerfile"), text).unwrap();
+        write("FROM a\n");
+        let before = files_of(dir.path()).unwrap();
+        assert_eq!(before, files_of(dir.path()).unwrap());
+        write("FROM b\n");
+        assert_ne!(before, files_of(dir.path()).unwrap());
     }
 
     #[test]

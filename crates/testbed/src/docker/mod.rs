@@ -10,7 +10,7 @@ mod compose;
 mod daemon;
 pub mod images;
 mod owner;
-mod run;
+mod product;
 
 pub use compose::{Data, Project, Spec, check};
 pub use daemon::{Daemon, Life, stop_kept};

@@ -3,8 +3,9 @@
 //! The name of a project carries its owner: the process that started it, by its id, its start time and its
 //! pid namespace (a daemon may serve more than one). Everything Compose makes is labelled with that name.
 
-use super::daemon::{Daemon, is_alive};
-use super::run::{output, output_within};
+use super::daemon::Daemon;
+use crate::process::{self, is_alive, stat};
+use crate::run::{output, output_within};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs;
@@ -83,6 +84,8 @@ impl Reaper {
         for (name, value) in daemon.docker().get_envs() {
             sh.env(name, value.unwrap_or_default());
         }
+        // Not one of those that a watcher above us ends.
+        sh.env_remove(process::MARK);
         sh.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         Ok(Self(sh.spawn().context("starting sh")?))
     }
@@ -174,9 +177,8 @@ fn start_time(pid: i32) -> Option<u64> {
     if !is_alive(pid) {
         return None;
     }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Field 22; the second one may contain blanks, and the third is the first after it.
-    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+    // Field 22; what is here begins with the third.
+    stat(pid)?.split(' ').nth(19)?.parse().ok()
 }
 
 /// The number of our pid namespace.

@@ -1,4 +1,4 @@
-//! Running the programs of Docker, with an end in sight.
+//! Finding programs, and running them with an end in sight.
 
 use anyhow::{Context, Result, bail};
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What a command prints on stdout. An exit other than 0 is an error that carries what it said.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let line = line_of(command);
     let out = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start: {line}"))?;
     if !out.status.success() {
@@ -19,7 +19,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// Like [`output`], but a command that hangs is killed: a daemon may accept and never answer.
-pub(crate) fn output_within(command: &mut Command, limit: Duration) -> Result<String> {
+pub fn output_within(command: &mut Command, limit: Duration) -> Result<String> {
     let line = line_of(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start: {line}"))?;
@@ -54,7 +54,7 @@ fn read(from: &mut Option<impl Read>) -> String {
 }
 
 /// The first file called `name` on `PATH` or where Debian keeps daemons.
-pub(crate) fn which(name: &str) -> Option<PathBuf> {
+pub fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
@@ -67,7 +67,7 @@ pub(crate) fn last_lines(text: &str, count: usize) -> String {
 }
 
 /// A command as somebody would type it.
-pub(crate) fn line_of(command: &Command) -> String {
+pub fn line_of(command: &Command) -> String {
     let program = command.get_program().to_string_lossy();
     let mut line = program.rsplit('/').next().unwrap_or(&program).to_owned();
     for arg in command.get_args() {
