@@ -146,6 +146,41 @@ fn write(
     Ok(published.ticket)
 }
 
+/// A message of a door that keeps its messages itself, and its death.
+#[derive(Clone, Copy, Debug)]
+pub struct Letter<'a> {
+    /// Names this death as a JSON string: the same one is written once.
+    pub id: &'a str,
+    /// Its death.
+    pub death: &'a Death,
+    /// How the payload is written.
+    pub kind: crate::log::PayloadKind,
+    /// Its payload, as [`crate::log::Publish`] has it.
+    pub payload: &'a [u8],
+}
+
+/// Writes a dead letter of a door to `$dead/TOPIC`.
+pub(crate) fn write_letter(
+    shared: &Arc<Shared>,
+    topic: &postroad_core::Subject,
+    letter: &Letter<'_>,
+) -> Result<Ticket, EngineError> {
+    shared.admit()?;
+    let dead = shared.stream_or_create(&topic.dead_letter())?;
+    let headers = serde_json::to_vec(letter.death).unwrap_or_default();
+    let new = NewEvent {
+        priority: 0,
+        id: Some(letter.id.as_bytes()),
+        headers: Some(&headers),
+        kind: letter.kind,
+        payload: letter.payload,
+    };
+    let published = dead.publish_unchecked(shared, &[new], false)?;
+    shared.counters.dead.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    shared.store.flush(false);
+    Ok(published.ticket)
+}
+
 /// Publishes up to `max` dead letters of `topic` to it again, oldest first; says how many, and when they are stored.
 pub(crate) fn kick(
     shared: &Arc<Shared>,

@@ -329,6 +329,11 @@ impl Engine {
         Ok(Receipt::At(self.shared.forget(&sub)?))
     }
 
+    /// Writes the dead letter of a door that keeps its messages itself to `$dead/TOPIC`; says when it is committed.
+    pub fn dead_letter(&self, topic: &Subject, letter: &crate::dead::Letter<'_>) -> Result<Ticket, EngineError> {
+        crate::dead::write_letter(&self.shared, topic, letter)
+    }
+
     /// Publishes up to `max` dead letters of `topic` to it again; says how many, and what to wait for.
     pub fn kick(&self, topic: &Subject, max: usize) -> Result<(u64, Arc<Later>), EngineError> {
         crate::dead::kick(&self.shared, topic, max)

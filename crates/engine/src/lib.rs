@@ -41,7 +41,7 @@ mod trie;
 pub use backend::EngineBackend;
 pub use config::{EngineConfig, LagPolicy, Planted, Retention, SyncMode};
 pub use consumer::{Consumer, Delivered};
-pub use dead::Death;
+pub use dead::{Death, Letter};
 pub use engine::{Counters, Engine};
 pub use error::EngineError;
 pub use later::{Later, Receipt};

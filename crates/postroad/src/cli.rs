@@ -54,6 +54,12 @@ pub(crate) struct ConfigArgs {
     /// Where the JSON-log broker listens, or `off` [setting: jsonlog.listen]
     #[arg(long, value_name = "ADDR|off")]
     jsonlog: Option<String>,
+    /// Where the MQTT broker listens, or `off` [setting: mqtt.listen]
+    #[arg(long, value_name = "ADDR|off")]
+    mqtt: Option<String>,
+    /// Where HTTP is served (MQTT over WebSocket at /mqtt), or `off` [setting: http.listen]
+    #[arg(long, value_name = "ADDR|off")]
+    http: Option<String>,
     /// When `ok` is said [setting: journal.sync]
     #[arg(long, value_name = "MODE", value_enum)]
     sync: Option<Sync>,
@@ -89,6 +95,12 @@ impl ConfigArgs {
         }
         if let Some(listen) = &self.jsonlog {
             add("--jsonlog", "jsonlog.listen", listen.clone());
+        }
+        if let Some(listen) = &self.mqtt {
+            add("--mqtt", "mqtt.listen", listen.clone());
+        }
+        if let Some(listen) = &self.http {
+            add("--http", "http.listen", listen.clone());
         }
         if let Some(sync) = self.sync.as_ref().and_then(ValueEnum::to_possible_value) {
             add("--sync", "journal.sync", sync.get_name().to_owned());

@@ -7,6 +7,7 @@ mod config_cmd;
 mod exit;
 mod journal_cmd;
 mod logging;
+mod mqtt;
 mod serve;
 
 use std::process::ExitCode;

@@ -23,6 +23,7 @@ use crate::{
     config::{self, Config, LagPolicy, Listen, Sync},
     exit::{Exit, Failure, chain},
     journal_cmd,
+    mqtt,
     logging::{self, Style},
 };
 
@@ -77,24 +78,48 @@ async fn serve(
         .map_err(|error| Failure::new(Exit::Internal, "cannot start the engine").why(error))?;
     let reason = stop_reason(fatal_rx)?;
 
-    match config.jsonlog.listen {
+    let jsonlog = match config.jsonlog.listen {
         Listen::At(address) => {
-            let server = Server::bind(
-                Arc::clone(&engine),
-                ServerConfig { max_connections, ..server_config(config, address, tokens) },
-            )
-            .await
-            .map_err(|error| cannot_listen(address, &error))?;
+            let settings = ServerConfig { max_connections, ..server_config(config, address, tokens) };
+            let server = Server::bind(Arc::clone(&engine), settings)
+                .await
+                .map_err(|error| cannot_listen(address, &error))?;
             let address = server.local_addr().unwrap_or(address);
-            tracing::info!(%address, sync = sync_name(config.journal.sync), data = %config.server.data.display(), "serving");
-            banner(config, address);
-            server.run(stopped(reason.clone()), config.server.drain_timeout.0).await;
+            Some((server, address))
         }
-        Listen::Off => {
-            tracing::warn!("no door is open: jsonlog.listen is off");
-            stopped(reason.clone()).await;
-        }
+        Listen::Off => None,
+    };
+    let mqtt = mqtt::bind(config, &engine, max_connections)?;
+    let mut doors: Vec<(&'static str, SocketAddr)> = jsonlog.iter().map(|(_, at)| ("JSON-log", *at)).collect();
+    doors.extend(mqtt.iter().flat_map(|door| door.addresses.iter().copied()));
+    if doors.is_empty() {
+        tracing::warn!("no door is open: all are off");
     }
+    for (door, address) in &doors {
+        tracing::info!(door, %address, sync = sync_name(config.journal.sync), data = %config.server.data.display(), "serving");
+    }
+    banner(config, &doors);
+    // A door that ends before there is a reason takes the process with it: it must not go on with half of its doors.
+    let jsonlog = async {
+        match jsonlog {
+            Some((server, _)) => server.run(stopped(reason.clone()), config.server.drain_timeout.0).await,
+            None => stopped(reason.clone()).await,
+        }
+        Ok(())
+    };
+    let mqtt = async {
+        match mqtt {
+            Some(door) => {
+                door.watch_files();
+                door.server.run(stopped(reason.clone())).await.map_err(|error| mqtt::ended(&error).log())
+            }
+            None => {
+                stopped(reason.clone()).await;
+                Ok(())
+            }
+        }
+    };
+    tokio::try_join!(jsonlog, mqtt)?;
     let reason = reason.borrow().clone();
     if let Some(Reason::Fatal(why)) = reason {
         return Err(disk_failed(&why).log());
@@ -270,7 +295,7 @@ fn disk_failed(why: &str) -> Failure {
 }
 
 /// What it serves, and four lines to try.
-fn banner(config: &Config, address: SocketAddr) {
+fn banner(config: &Config, doors: &[(&'static str, SocketAddr)]) {
     let sync = sync_name(config.journal.sync);
     let dir = config.server.data.display();
     let data = match config.journal.sync {
@@ -278,27 +303,43 @@ fn banner(config: &Config, address: SocketAddr) {
         Sync::Os => format!("{dir} (sync={sync}: a power failure can lose the last seconds)"),
         Sync::Memory => format!("in memory only (sync={sync}: nothing is written to a disk)"),
     };
+    let mut text = format!("postroad {}\n", env!("CARGO_PKG_VERSION"));
+    for (door, address) in doors {
+        text.push_str(&format!("  {door:<9} {address}{}\n", if *door == "MQTT+WS" { " (path /mqtt)" } else { "" }));
+    }
+    text.push_str(&format!("  {:<9} {data}\n\n", "data"));
+    let address_of = |wanted: &str| doors.iter().find(|(door, _)| *door == wanted).map(|(_, address)| *address);
+    if let Some(address) = address_of("JSON-log") {
+        text.push_str(&jsonlog_lines(config, address));
+    }
+    if let Some(address) = address_of("MQTT") {
+        let (ip, port) = (reachable(address), address.port());
+        text.push_str(&format!(
+            "Or with MQTT:\n  mosquitto_sub -h {ip} -p {port} -q 2 -t 'sensors/#' -v &\n  mosquitto_pub -h {ip} -p {port} -q 2 -t sensors/a -m 21.5\n\n"
+        ));
+    }
+    // Nobody may be there to read it.
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// Where everybody can reach it, this machine can by its loopback address.
+fn reachable(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() }
+}
+
+fn jsonlog_lines(config: &Config, address: SocketAddr) -> String {
     let words = &config.jsonlog.words;
     let login = if config.jsonlog.tokens.is_empty() { "" } else { r#"hello {"token":"TOKEN"}\n"# };
-    // Where everybody can reach it, this machine can by its loopback address.
-    let ip = if address.ip().is_unspecified() { "127.0.0.1".to_owned() } else { address.ip().to_string() };
-    let nc = format!("nc -q1 {ip} {}", address.port());
+    let nc = format!("nc -q1 {} {}", reachable(address), address.port());
     let (publish, subscribe, ack) = (&words.publish, &words.subscribe, &words.ack);
-    let text = format!(
-        r#"postroad {version}
-  JSON-log  {address}
-  data      {data}
-
-Try it, in another terminal:
+    format!(
+        r#"Try it, in another terminal:
   printf '{login}{publish} orders {{"id":"1","msg":"hello"}}\n' | {nc}
   printf '{login}{subscribe} orders from=first\n' | {nc}
   (printf '{login}{subscribe} orders as billing from=first\n'; sleep 1; printf '{ack} orders 1\n') | {nc}
   printf '{login}stats orders\n' | {nc}
 
-"#,
-        version = env!("CARGO_PKG_VERSION"),
-    );
-    // Nobody may be there to read it.
-    let mut stdout = io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+"#
+    )
 }

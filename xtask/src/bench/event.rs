@@ -24,12 +24,22 @@ pub(crate) fn stamp(event: &mut [u8], id: u64, sent: u64) {
     hex(&mut event[SENT_AT..SENT_AT + HEX], sent);
 }
 
+/// The id, if these are the bytes of an event.
+pub(crate) fn id(event: &[u8]) -> Option<u64> {
+    is_event(event).then(|| unhex(&event[ID_AT..ID_AT + HEX]))?
+}
+
 /// The time of sending, if these are the bytes of an event.
 pub(crate) fn sent(event: &[u8]) -> Option<u64> {
-    if event.len() != EVENT || !event.starts_with(br#"{"id":""#) || !event.ends_with(br#""}"#) {
-        return None;
-    }
-    event[SENT_AT..SENT_AT + HEX].iter().try_fold(0, |value, digit| {
+    is_event(event).then(|| unhex(&event[SENT_AT..SENT_AT + HEX]))?
+}
+
+fn is_event(bytes: &[u8]) -> bool {
+    bytes.len() == EVENT && bytes.starts_with(br#"{"id":""#) && bytes.ends_with(br#""}"#)
+}
+
+fn unhex(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0, |value, digit| {
         let digit = (*digit as char).to_digit(16)?;
         Some(value << 4 | u64::from(digit))
     })
@@ -43,7 +53,7 @@ fn hex(out: &mut [u8], value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{EVENT, sent, stamp, template};
+    use super::{EVENT, id, sent, stamp, template};
 
     #[test]
     fn an_event_is_json_of_the_stated_size() {
@@ -54,6 +64,7 @@ mod tests {
         assert_eq!(json["id"], "000000000000001f");
         assert_eq!(json["priority"], 0);
         assert_eq!(sent(&event), Some(0xdead_beef_0000_0001));
-        assert_eq!(sent(&event[1..]), None);
+        assert_eq!(id(&event), Some(0x1f));
+        assert_eq!((sent(&event[1..]), id(&event[1..])), (None, None));
     }
 }

@@ -10,8 +10,9 @@ const LEVEL: f64 = 0.9;
 /// The goals of the loads that were run.
 pub(crate) fn of(report: &Report, publish: bool, deliver: bool) -> Vec<Goal> {
     let mut goals = Vec::new();
-    let ours = |load| report.find(load, Kind::Postroad);
-    let rate = |load: Load, kind, base: Load| Some(ours(load)?.rate / report.find(base, kind)?.rate);
+    let find = |load: Load, kind: Kind| report.find(&load.name(), kind.name());
+    let ours = |load| find(load, Kind::Postroad);
+    let rate = |load: Load, kind, base: Load| Some(ours(load)?.rate / find(base, kind)?.rate);
     let mut at_least = |name: &str, want: f64, got: Option<f64>, note: &str| {
         goals.push(Goal {
             name: name.into(),
@@ -27,7 +28,7 @@ pub(crate) fn of(report: &Report, publish: bool, deliver: bool) -> Vec<Goal> {
         at_least("publish 1 x 1", LEVEL, rate(ONE, Kind::Beanstalkd, ONE), "beanstalkd (level)");
         at_least("pubn", 4.0, rate(BULK, Kind::Redis, DEEP), "redis 50 x 32");
         let cpu = ours(DEEP)
-            .zip(report.find(DEEP, Kind::Redis))
+            .zip(find(DEEP, Kind::Redis))
             .filter(|(_, redis)| redis.cpu_us > 0.0)
             .map(|(ours, redis)| ours.cpu_us / redis.cpu_us);
         goals.push(Goal {
@@ -38,7 +39,7 @@ pub(crate) fn of(report: &Report, publish: bool, deliver: bool) -> Vec<Goal> {
         });
     }
     if deliver {
-        let peer = report.find(DELIVER, Kind::Beanstalkd);
+        let peer = find(DELIVER, Kind::Beanstalkd);
         let want = peer.map_or(250_000.0, |peer| (5.0 * peer.rate).max(250_000.0));
         let note = if peer.is_some() { "250 000, or 5x beanstalkd" } else { "beanstalkd was not measured" };
         let got = ours(DELIVER).map(|sample| sample.rate);

@@ -5,6 +5,9 @@
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use rustix::event::{Timespec, epoll};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -30,12 +33,16 @@ pub(crate) struct Tally {
     pub(crate) confirmed: u64,
     pub(crate) delivered: u64,
     pub(crate) acked: u64,
+    /// Events that were delivered before.
+    pub(crate) twice: u64,
     /// Greetings read.
     pub(crate) greeted: u64,
     /// Nanoseconds from sending a publish to its `ok`, one count an event.
     pub(crate) publish: Histogram<u64>,
     /// Nanoseconds from sending a publish to its delivery at the subscriber.
     pub(crate) delivery: Histogram<u64>,
+    /// Connections that may have become able to send by what others received.
+    pub(crate) wake: Vec<usize>,
 }
 
 impl Tally {
@@ -54,9 +61,11 @@ impl Tally {
             confirmed: 0,
             delivered: 0,
             acked: 0,
+            twice: 0,
             greeted: 0,
             publish: hist(),
             delivery: hist(),
+            wake: Vec::new(),
         }
     }
 
@@ -81,6 +90,9 @@ pub(crate) struct Loader {
     epoll: OwnedFd,
     conns: Vec<Conn>,
     pub(crate) tally: Tally,
+    /// How long to wait after something came, so that more comes with it: one read then brings many
+    /// packets, and one write answers them.
+    pub(crate) linger: Duration,
     start: Instant,
     scratch: Vec<u8>,
     events: Vec<epoll::Event>,
@@ -89,12 +101,16 @@ pub(crate) struct Loader {
 /// What one read may bring.
 const READ: usize = 256 * 1024;
 
+/// Not a connection but the timer of `run_ticking`.
+const TIMER: u64 = u64::MAX;
+
 impl Loader {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             conns: Vec::new(),
             tally: Tally::new(),
+            linger: Duration::ZERO,
             start: Instant::now(),
             scratch: vec![0; READ],
             events: Vec::with_capacity(1024),
@@ -119,6 +135,12 @@ impl Loader {
         Ok(())
     }
 
+    /// Adds a connection and lets it send at once.
+    pub(crate) fn add_and_send(&mut self, stream: TcpStream, driver: impl Driver + 'static) -> Result<()> {
+        self.add(stream, driver)?;
+        self.send(self.conns.len() - 1)
+    }
+
     /// Gives every connection a new driver.
     pub(crate) fn drive<D: Driver + 'static>(&mut self, mut driver: impl FnMut() -> D) {
         for conn in &mut self.conns {
@@ -132,6 +154,34 @@ impl Loader {
             self.send(index)?;
         }
         Ok(())
+    }
+
+    /// Runs for `time`; every `tick` the first `senders` connections may send. The timeout of epoll has
+    /// milliseconds only, so it is a timer that wakes it.
+    pub(crate) fn run_ticking(&mut self, time: Duration, tick: Duration, senders: usize) -> Result<()> {
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let every = Timespec::try_from(tick).context("too long a tick")?;
+        let every = Itimerspec { it_interval: every, it_value: every };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &every)?;
+        epoll::add(&self.epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
+        let until = Instant::now() + time;
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            self.step(left)?;
+            // It cannot be read when it was something else that woke us.
+            if rustix::io::read(&timer, &mut [0_u8; 8]).is_ok() {
+                for index in 0..senders.min(self.conns.len()) {
+                    self.send(index)?;
+                }
+            }
+        }
+        epoll::delete(&self.epoll, &timer)?;
+        Ok(())
+    }
+
+    /// Nanoseconds since it was made.
+    pub(crate) fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
     }
 
     /// Runs for `time`.
@@ -172,10 +222,16 @@ impl Loader {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        if !self.linger.is_zero() {
+            std::thread::sleep(self.linger);
+        }
         self.clock();
         for event in &events {
             // The kernel's struct is packed: fields are copied out, not borrowed.
             let (data, flags) = (event.data, event.flags);
+            if data.u64() == TIMER {
+                continue;
+            }
             let index = data.u64() as usize;
             if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
                 self.receive(index)?;
@@ -183,11 +239,14 @@ impl Loader {
             self.send(index)?;
         }
         self.events = events;
+        while let Some(index) = self.tally.wake.pop() {
+            self.send(index)?;
+        }
         Ok(())
     }
 
     fn clock(&mut self) {
-        self.tally.now = self.start.elapsed().as_nanos() as u64;
+        self.tally.now = self.now();
     }
 
     fn receive(&mut self, index: usize) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench jsonlog`: the door against its peers, in one run, by one loader.
+//! `cargo xtask bench`: a door against its peers, in one run, by one loader. `jsonlog` is here, the other in `mqtt`.
 
 mod control;
 mod event;
@@ -8,6 +8,7 @@ mod loader;
 mod loader_tests;
 mod machine;
 mod memory;
+mod mqtt;
 mod recovery;
 mod report;
 mod scale;
@@ -16,15 +17,22 @@ mod svg;
 mod wire;
 
 use crate::args::Args;
-use crate::server::Kind;
-use crate::{deb, sh};
+use crate::server::{Kind, Peer};
+use crate::{sh, tools};
 use anyhow::{Context, Result, bail, ensure};
-use report::{Report, Row};
+use report::{Report, Style};
 use speed::{BULK, DEEP, DELIVER, Load, MANY, ONE};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+const STYLE: Style = Style {
+    command: "bench jsonlog",
+    unit: "event",
+    headline: "Durable before the answer: events of 256 bytes over loopback",
+    bases: &["redis", "beanstalkd"],
+    faults: false,
+};
 const PARTS: [&str; 5] = ["publish", "deliver", "scale", "recovery", "memory"];
 
 /// How much of everything.
@@ -38,10 +46,19 @@ struct Size {
 }
 
 pub(crate) fn run(raw: &[String]) -> Result<()> {
+    let named = |name: &str| raw.iter().any(|word| word == name);
+    match (named("jsonlog"), named("mqtt")) {
+        (true, false) => jsonlog(raw),
+        (false, true) => mqtt::run(raw),
+        _ => bail!("what to bench? It is one of: jsonlog, mqtt"),
+    }
+}
+
+fn jsonlog(raw: &[String]) -> Result<()> {
     let valued = ["only", "servers", "seconds", "rounds", "binary", "json", "svg"];
     let args = Args::parse(raw, &["quick", "check"], &valued)?;
     ensure!(!(args.has("quick") && args.has("check")), "--quick has no goals to --check");
-    ensure!(args.words == ["jsonlog"], "what to bench? There is: jsonlog");
+    ensure!(args.words == ["jsonlog"], "one thing to bench at a time");
     let parts: Vec<&str> = args.text("only").map_or_else(|| PARTS.to_vec(), |list| list.split(',').collect());
     if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(part)) {
         bail!("--only {unknown}: there is {}", PARTS.join(", "));
@@ -69,16 +86,14 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
         Size { rounds, time, conns: 10_000, log_bytes: 1_000_000_000, pending: 2_000_000, servers }
     };
 
-    let mut report = Report {
-        setup: format!(
-            "{} B events; the median of {rounds} rounds of {} s; a new server for every measurement; \
-             load and servers share {} cores.",
-            event::EVENT,
-            time.as_secs_f64(),
-            std::thread::available_parallelism().map_or(1, usize::from)
-        ),
-        ..Report::default()
-    };
+    let setup = format!(
+        "{} B events; the median of {rounds} rounds of {} s; a new server for every measurement; \
+         load and servers share {} cores.",
+        event::EVENT,
+        time.as_secs_f64(),
+        std::thread::available_parallelism().map_or(1, usize::from)
+    );
+    let mut report = Report::new(STYLE, setup);
     let part = |name| parts.contains(&name);
     speed_rows(&ours, &size, part("publish"), part("deliver"), &mut report)?;
     if part("scale") {
@@ -139,10 +154,12 @@ fn speed_rows(ours: &Path, size: &Size, publish: bool, deliver: bool, report: &m
     if loads.is_empty() {
         return Ok(());
     }
-    for missing in deb::ensure(&[&deb::REDIS, &deb::BEANSTALKD]) {
-        report
-            .facts
-            .push(format!("{} is not on this system: {} was left out.", missing.name, missing.needed_for));
+    for missing in tools::ensure(&[&tools::REDIS, &tools::BEANSTALKD]) {
+        report.facts.push(format!(
+            "{} is not on this system: {} was left out.",
+            missing.name(),
+            missing.needed_for
+        ));
     }
     report.facts.push(machine::disk(size.time / 4)?);
     let mut busiest = 0.0_f64;
@@ -162,13 +179,7 @@ fn speed_rows(ours: &Path, size: &Size, publish: bool, deliver: bool, report: &m
                     report::thousands(sample.rate),
                     sample.cpu_us
                 );
-                if !report.modes.contains(&mode) {
-                    report.modes.push(mode);
-                }
-                match report.rows.iter_mut().find(|row| row.load == *load && row.kind == *kind) {
-                    Some(row) => row.samples.push(sample),
-                    None => report.rows.push(Row { load: *load, kind: *kind, samples: vec![sample] }),
-                }
+                report.add(&load.name(), kind.name(), &mode, sample);
             }
         }
     }

@@ -1,7 +1,5 @@
 //! What was measured, as a table, as JSON, and held against the goals.
 
-use super::speed::Load;
-use crate::server::Kind;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -28,18 +26,31 @@ impl Percentiles {
 /// One measurement, or the median of several.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Sample {
-    /// Events a second.
+    /// Events, or whatever the style counts, a second.
     pub(crate) rate: f64,
-    /// CPU time of the server per event, in microseconds.
+    /// CPU time of the server for each, in microseconds.
     pub(crate) cpu_us: f64,
-    pub(crate) publish: Percentiles,
+    pub(crate) latency: Percentiles,
+    /// Where it is another one: from publish to delivery.
     pub(crate) delivery: Option<Percentiles>,
+    pub(crate) faults: Faults,
+}
+
+/// What a server did to messages that it had taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Faults {
+    /// Deliveries that never came.
+    pub(crate) lost: u64,
+    /// Deliveries that came again.
+    pub(crate) twice: u64,
 }
 
 /// All measurements of one load on one server.
 pub(crate) struct Row {
-    pub(crate) load: Load,
-    pub(crate) kind: Kind,
+    pub(crate) load: String,
+    pub(crate) server: String,
+    /// When it answers, in its own words.
+    pub(crate) durability: String,
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -49,6 +60,14 @@ impl Row {
         let mut sorted = self.samples.clone();
         sorted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
         sorted[sorted.len() / 2]
+    }
+
+    /// What went wrong in all measurements together.
+    pub(crate) fn faults(&self) -> Faults {
+        self.samples.iter().fold(Faults::default(), |sum, sample| Faults {
+            lost: sum.lost + sample.faults.lost,
+            twice: sum.twice + sample.faults.twice,
+        })
     }
 }
 
@@ -61,13 +80,24 @@ pub(crate) struct Goal {
     pub(crate) met: bool,
 }
 
+/// What a report is about.
+pub(crate) struct Style {
+    pub(crate) command: &'static str,
+    /// What is counted, one of it.
+    pub(crate) unit: &'static str,
+    /// Above the chart.
+    pub(crate) headline: &'static str,
+    /// The servers that others are compared with.
+    pub(crate) bases: &'static [&'static str],
+    /// Whether messages can be lost or come twice; if not, that ends a run.
+    pub(crate) faults: bool,
+}
+
 /// Everything a run found out.
-#[derive(Default)]
 pub(crate) struct Report {
+    pub(crate) style: Style,
     /// How the run was made: rounds, seconds, sizes.
     pub(crate) setup: String,
-    /// Each server's own words about when it answers.
-    pub(crate) modes: Vec<String>,
     pub(crate) rows: Vec<Row>,
     pub(crate) goals: Vec<Goal>,
     /// Figures without a goal of their own.
@@ -75,53 +105,88 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn find(&self, load: Load, kind: Kind) -> Option<Sample> {
-        self.rows.iter().find(|row| row.load == load && row.kind == kind).map(Row::median)
+    pub(crate) fn new(style: Style, setup: String) -> Self {
+        Self { style, setup, rows: Vec::new(), goals: Vec::new(), facts: Vec::new() }
+    }
+
+    pub(crate) fn row(&self, load: &str, server: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.load == load && row.server == server)
+    }
+
+    pub(crate) fn find(&self, load: &str, server: &str) -> Option<Sample> {
+        self.row(load, server).map(Row::median)
+    }
+
+    /// Adds a measurement to its row.
+    pub(crate) fn add(&mut self, load: &str, server: &str, durability: &str, sample: Sample) {
+        match self.rows.iter_mut().find(|row| row.load == load && row.server == server) {
+            Some(row) => row.samples.push(sample),
+            None => self.rows.push(Row {
+                load: load.into(),
+                server: server.into(),
+                durability: durability.into(),
+                samples: vec![sample],
+            }),
+        }
     }
 
     /// The rate of a row by that of the same load on `other`.
-    fn ratio(&self, row: &Row, other: Kind) -> Option<f64> {
-        if row.kind == other {
+    fn ratio(&self, row: &Row, other: &str) -> Option<f64> {
+        if row.server == other {
             return None;
         }
-        Some(row.median().rate / self.find(row.load, other)?.rate)
+        Some(row.median().rate / self.find(&row.load, other)?.rate)
     }
 
     /// The report as Markdown.
     pub(crate) fn markdown(&self) -> String {
+        let Style { command, unit, bases, faults, .. } = self.style;
         let mut text = String::new();
         // Writing to a String cannot fail.
         let out = &mut text;
-        let _ = writeln!(out, "# bench jsonlog\n\n{}\n", self.setup);
-        if !self.modes.is_empty() {
-            let _ = writeln!(out, "Sync mode: {}\n", self.modes.join("; "));
-        }
+        let _ = writeln!(out, "# {command}\n\n{}\n", self.setup);
         if !self.rows.is_empty() {
-            let _ = writeln!(
+            let _ = write!(
                 out,
-                "| load | server | events/s | server CPU us/event | p50 ms | p99 ms | p99.9 ms | x redis | x beanstalkd |"
+                "| load | server | durability | {unit}/s | server CPU us/{unit} | p50 ms | p99 ms | p99.9 ms |"
             );
-            let _ = writeln!(out, "|---|---|--:|--:|--:|--:|--:|--:|--:|");
+            let _ = write!(out, "{}", if faults { " lost | twice |" } else { "" });
+            for base in bases {
+                let _ = write!(out, " x {base} |");
+            }
+            let _ = writeln!(out);
+            let numbers = 5 + self.extra_columns();
+            let _ = writeln!(out, "|---|---|---|{}", "--:|".repeat(numbers));
         }
         for row in &self.rows {
             let sample = row.median();
-            let ratio = |other| self.ratio(row, other).map_or_else(String::new, |r| format!("{r:.2}"));
-            let (redis, beanstalkd) = (ratio(Kind::Redis), ratio(Kind::Beanstalkd));
             let line = |p: Percentiles| format!("{} | {} | {}", ms(p.p50), ms(p.p99), ms(p.p999));
-            let _ = writeln!(
+            let _ = write!(
                 out,
-                "| {} | {} | {} | {:.2} | {} | {redis} | {beanstalkd} |",
-                row.load.name(),
-                row.kind.name(),
+                "| {} | {} | {} | {} | {:.2} | {} |",
+                row.load,
+                row.server,
+                row.durability,
                 thousands(sample.rate),
                 sample.cpu_us,
-                line(sample.publish)
+                line(sample.latency)
             );
+            if faults {
+                let count = |n: u64| if n == 0 { "0".into() } else { format!("**{n}**") };
+                let Faults { lost, twice } = row.faults();
+                let _ = write!(out, " {} | {} |", count(lost), count(twice));
+            }
+            for base in bases {
+                let ratio = self.ratio(row, base).map_or_else(String::new, |r| format!("{r:.2}"));
+                let _ = write!(out, " {ratio} |");
+            }
+            let _ = writeln!(out);
             if let Some(delivery) = sample.delivery {
+                let rest = " |".repeat(self.extra_columns());
                 let _ = writeln!(
                     out,
-                    "| … publish to delivery | {} | | | {} | | |",
-                    row.kind.name(),
+                    "| … publish to delivery | {} | | | | {} |{rest}",
+                    row.server,
                     line(delivery)
                 );
             }
@@ -144,18 +209,27 @@ impl Report {
         text
     }
 
+    fn extra_columns(&self) -> usize {
+        self.style.bases.len() + if self.style.faults { 2 } else { 0 }
+    }
+
     pub(crate) fn json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
             .map(|row| {
                 let sample = row.median();
+                let Faults { lost, twice } = row.faults();
                 json!({
-                    "load": row.load.name(),
-                    "server": row.kind.name(),
-                    "events_per_s": sample.rate,
-                    "server_cpu_us_per_event": sample.cpu_us,
-                    "publish": sample.publish.json(),
+                    "load": row.load,
+                    "server": row.server,
+                    "durability": row.durability,
+                    "unit": self.style.unit,
+                    "per_s": sample.rate,
+                    "server_cpu_us": sample.cpu_us,
+                    "lost": lost,
+                    "twice": twice,
+                    "latency": sample.latency.json(),
                     "delivery": sample.delivery.map(Percentiles::json),
                     "rates": row.samples.iter().map(|sample| sample.rate).collect::<Vec<_>>(),
                 })
@@ -168,7 +242,6 @@ impl Report {
             .collect();
         json!({
             "setup": self.setup,
-            "sync_modes": self.modes,
             "rows": rows,
             "goals": goals,
             "facts": self.facts,
@@ -201,9 +274,19 @@ pub(crate) fn ms(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Percentiles, Row, Sample, ms, thousands};
-    use crate::bench::speed::ONE;
-    use crate::server::Kind;
+    use super::{Faults, Percentiles, Report, Sample, Style, ms, thousands};
+
+    const NONE: Percentiles = Percentiles { p50: 0.0, p99: 0.0, p999: 0.0 };
+
+    fn sample(rate: f64, cpu_us: f64, lost: u64) -> Sample {
+        Sample { rate, cpu_us, latency: NONE, delivery: None, faults: Faults { lost, twice: 0 } }
+    }
+
+    fn report() -> Report {
+        let style =
+            Style { command: "bench x", unit: "delivery", headline: "", bases: &["other"], faults: true };
+        Report::new(style, String::new())
+    }
 
     #[test]
     fn numbers_are_readable() {
@@ -214,10 +297,32 @@ mod tests {
 
     #[test]
     fn the_median_is_one_measurement() {
-        let none = Percentiles { p50: 0.0, p99: 0.0, p999: 0.0 };
-        let sample = |rate, cpu_us| Sample { rate, cpu_us, publish: none, delivery: None };
-        let samples = vec![sample(5.0, 1.0), sample(1.0, 2.0), sample(3.0, 3.0)];
-        let row = Row { load: ONE, kind: Kind::Redis, samples };
-        assert_eq!(row.median(), sample(3.0, 3.0));
+        let mut report = report();
+        for (rate, cpu) in [(5.0, 1.0), (1.0, 2.0), (3.0, 3.0)] {
+            report.add("load", "ours", "disk", sample(rate, cpu, 0));
+        }
+        assert_eq!(report.find("load", "ours"), Some(sample(3.0, 3.0, 0)));
+    }
+
+    #[test]
+    fn a_loss_in_any_round_is_in_the_table_and_so_is_the_ratio() {
+        let mut report = report();
+        for lost in [0, 7] {
+            report.add("load", "ours", "disk", sample(300.0, 1.0, lost));
+            report.add("load", "other", "memory", sample(200.0, 1.0, 0));
+        }
+        let text = report.markdown();
+        assert!(
+            text.contains("| load | ours | disk | 300 | 1.00 | 0.000 | 0.000 | 0.000 | **7** | 0 | 1.50 |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| load | other | memory | 200 | 1.00 | 0.000 | 0.000 | 0.000 | 0 | 0 |  |"),
+            "{text}"
+        );
+        let widths: Vec<usize> =
+            text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
+        assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
+        assert_eq!(report.json()["rows"][0]["lost"], 7);
     }
 }

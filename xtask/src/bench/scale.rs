@@ -79,7 +79,7 @@ fn connecting(addr: SocketAddr) -> Result<TcpStream> {
 }
 
 /// For this process and the servers it starts.
-fn raise_file_limit(files: u64) -> Result<()> {
+pub(crate) fn raise_file_limit(files: u64) -> Result<()> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= files) {
         return Ok(());

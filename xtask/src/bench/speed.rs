@@ -2,7 +2,7 @@
 
 use super::control::{Control, held};
 use super::loader::Loader;
-use super::report::{Percentiles, Sample};
+use super::report::{Faults, Percentiles, Sample};
 use super::wire::beanstalkd::{Put, Worker};
 use super::wire::jsonlog::{Pub, Pubn, Subscriber, TOPIC};
 use super::wire::redis::Xadd;
@@ -130,7 +130,7 @@ fn publish(loader: &mut Loader, server: &Server, time: Duration) -> Result<Sampl
     let events = (loader.tally.confirmed - before) as f64;
     let (elapsed, cpu) = (start.elapsed(), server.cpu_us()? - cpu);
     ensure!(events > 0.0, "not one answer in {time:?}");
-    let publish = Percentiles::of(&loader.tally.publish);
+    let latency = Percentiles::of(&loader.tally.publish);
     loader.tally.limit = loader.tally.sent;
     loader.run_until(Duration::from_secs(60), |tally| tally.open() == 0)?;
     let held = held(server)?;
@@ -139,7 +139,8 @@ fn publish(loader: &mut Loader, server: &Server, time: Duration) -> Result<Sampl
         "{} events were confirmed, the server holds {held}",
         loader.tally.sent
     );
-    Ok(Sample { rate: events / elapsed.as_secs_f64(), cpu_us: cpu / events, publish, delivery: None })
+    let rate = events / elapsed.as_secs_f64();
+    Ok(Sample { rate, cpu_us: cpu / events, latency, delivery: None, faults: Faults::default() })
 }
 
 /// The rate of events that went all the way: publishers run for `time`, then everything is delivered
@@ -156,7 +157,8 @@ fn deliver(loader: &mut Loader, server: &Server, time: Duration) -> Result<Sampl
     Ok(Sample {
         rate: tally.sent as f64 / elapsed.as_secs_f64(),
         cpu_us: cpu / tally.sent as f64,
-        publish: Percentiles::of(&tally.publish),
+        latency: Percentiles::of(&tally.publish),
         delivery: Some(Percentiles::of(&tally.delivery)),
+        faults: Faults::default(),
     })
 }

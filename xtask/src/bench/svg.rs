@@ -1,8 +1,6 @@
 //! The table as a picture: a group of bars a load, rates on the left, CPU per event on the right.
 
-use super::report::{Report, thousands};
-use super::speed::Load;
-use crate::server::Kind;
+use super::report::{Report, Sample, thousands};
 use std::fmt::Write;
 
 const LEFT: u32 = 40;
@@ -14,60 +12,57 @@ const TOTAL: u32 = SECOND + WIDTH + 110;
 
 /// The chart of a report's rows.
 pub(crate) fn draw(report: &Report) -> String {
-    let mut loads: Vec<Load> = Vec::new();
+    let mut loads: Vec<&str> = Vec::new();
+    let mut modes: Vec<String> = Vec::new();
     for row in &report.rows {
-        if !loads.contains(&row.load) {
-            loads.push(row.load);
+        if !loads.contains(&row.load.as_str()) {
+            loads.push(&row.load);
+        }
+        let mode = format!("{}: {}", row.server, row.durability);
+        if !modes.contains(&mode) {
+            modes.push(mode);
         }
     }
     let mut body = String::new();
     let mut y = 96;
     for load in loads {
-        text(&mut body, LEFT, y, 15, "#111", "bold", &load.name());
+        text(&mut body, LEFT, y, 15, "#111", "bold", load);
         y += 10;
-        let rows: Vec<_> =
-            Kind::ALL.into_iter().filter_map(|kind| Some((kind, report.find(load, kind)?))).collect();
-        let most =
-            |value: fn(&super::report::Sample) -> f64| rows.iter().map(|(_, s)| value(s)).fold(0.0, f64::max);
+        let rows: Vec<(&str, Sample)> = report
+            .rows
+            .iter()
+            .filter(|row| row.load == load)
+            .map(|row| (row.server.as_str(), row.median()))
+            .collect();
+        let most = |value: fn(&Sample) -> f64| rows.iter().map(|(_, s)| value(s)).fold(0.0, f64::max);
         let (rate, cpu) = (most(|s| s.rate), most(|s| s.cpu_us));
-        for (kind, sample) in &rows {
-            bar(
-                &mut body,
-                LEFT,
-                y,
-                *kind,
-                sample.rate / rate,
-                &format!("{} {}/s", kind.name(), thousands(sample.rate)),
-            );
-            bar(&mut body, SECOND, y, *kind, sample.cpu_us / cpu, &format!("{:.2} us", sample.cpu_us));
+        for (server, sample) in &rows {
+            let label = format!("{server} {}/s", thousands(sample.rate));
+            bar(&mut body, LEFT, y, server, sample.rate / rate, &label);
+            bar(&mut body, SECOND, y, server, sample.cpu_us / cpu, &format!("{:.2} us", sample.cpu_us));
             y += BAR + 4;
         }
         y += 34;
     }
     let mut head = String::new();
-    text(
-        &mut head,
-        LEFT,
-        30,
-        19,
-        "#111",
-        "bold",
-        "Durable before the answer: events of 256 bytes over loopback",
-    );
-    text(&mut head, LEFT, 50, 12, "#555", "normal", &report.modes.join("; "));
-    text(&mut head, LEFT, 70, 13, "#555", "normal", "events per second (longer is better)");
-    text(&mut head, SECOND, 70, 13, "#555", "normal", "server CPU per event (shorter is better)");
+    let unit = report.style.unit;
+    text(&mut head, LEFT, 30, 19, "#111", "bold", report.style.headline);
+    text(&mut head, LEFT, 50, 12, "#555", "normal", &modes.join("; "));
+    text(&mut head, LEFT, 70, 13, "#555", "normal", &format!("{unit} per second (longer is better)"));
+    text(&mut head, SECOND, 70, 13, "#555", "normal", &format!("server CPU per {unit} (shorter is better)"));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{TOTAL}\" height=\"{y}\" viewBox=\"0 0 {TOTAL} {y}\" \
          font-family=\"sans-serif\">\n<rect width=\"{TOTAL}\" height=\"{y}\" fill=\"#fff\"/>\n{head}{body}</svg>\n"
     )
 }
 
-fn bar(out: &mut String, x: u32, y: u32, kind: Kind, share: f64, label: &str) {
-    let color = match kind {
-        Kind::Postroad => "#1f6feb",
-        Kind::Redis => "#c0392b",
-        Kind::Beanstalkd => "#7f8c3a",
+fn bar(out: &mut String, x: u32, y: u32, server: &str, share: f64, label: &str) {
+    let color = match server {
+        "postroad" => "#1f6feb",
+        "postroad-memory" => "#79b0ff",
+        "redis" | "mosquitto" => "#c0392b",
+        "beanstalkd" | "mochi" => "#7f8c3a",
+        _ => "#b9c27a",
     };
     let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
     let length = (share * f64::from(WIDTH)).max(2.0);

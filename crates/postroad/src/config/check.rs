@@ -1,6 +1,6 @@
 //! Rules between settings, checked before anything is opened.
 
-use super::{ByteSize, Loaded, Words};
+use super::{ByteSize, Listen, Loaded, Words};
 use crate::exit::{Exit, Failure};
 
 /// Commands whose words are fixed; a changed word may not hide one of them.
@@ -84,6 +84,57 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), Failure> {
             format!("{} can be reached from other machines, and nobody has to log in", jsonlog.listen),
             "set jsonlog.tokens, or listen on 127.0.0.1, or say --insecure if the network is yours",
         );
+    }
+    let mqtt = &config.mqtt;
+    for (key, listen) in
+        [("mqtt.listen", mqtt.listen), ("mqtt.tls", mqtt.tls), ("http.listen", config.http.listen)]
+    {
+        let open = mqtt.users.as_os_str().is_empty() && !mqtt.require_client_certificate || mqtt.allow_anonymous;
+        if listen.is_public() && open && !config.server.insecure {
+            return refuse(
+                key,
+                format!("{listen} can be reached from other machines, and nobody has to log in"),
+                "set mqtt.users, or listen on 127.0.0.1, or say --insecure if the network is yours",
+            );
+        }
+    }
+    if mqtt.tls != Listen::Off && (mqtt.certificate.as_os_str().is_empty() || mqtt.key.as_os_str().is_empty()) {
+        return refuse("mqtt.tls", "there is no certificate".into(), "set mqtt.certificate and mqtt.key, PEM files");
+    }
+    if mqtt.require_client_certificate && mqtt.client_ca.as_os_str().is_empty() {
+        return refuse(
+            "mqtt.require_client_certificate",
+            "nobody is known who signs them".into(),
+            "set mqtt.client_ca, a PEM file",
+        );
+    }
+    if !matches!(mqtt.subscribe_refusal, 128 | 135) {
+        return refuse(
+            "mqtt.subscribe_refusal",
+            format!("{} is not a reason code for that", mqtt.subscribe_refusal),
+            "set 135 or 128",
+        );
+    }
+    for (key, value) in [
+        ("mqtt.max_connections", mqtt.max_connections),
+        ("mqtt.max_sessions", mqtt.max_sessions),
+        ("mqtt.max_queued", mqtt.max_queued),
+        ("mqtt.receive_maximum", usize::from(mqtt.receive_maximum)),
+        ("mqtt.max_in_flight", usize::from(mqtt.max_in_flight)),
+    ] {
+        if value == 0 {
+            return refuse(key, "with 0 nothing can be received".into(), "set 1 or more");
+        }
+    }
+    at_least("mqtt.max_packet", mqtt.max_packet, ByteSize(1 << 10), "too small for a CONNECT")?;
+    for rule in &mqtt.rules {
+        if let Err(error) = postroad_mqtt::codec::topic::validate_filter(&rule.filter, 128) {
+            return refuse(
+                "mqtt.rules",
+                format!("`{}`: {error}", rule.filter),
+                "use topic filters like `sensors/+/state` or `logs/#`",
+            );
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod check;
 mod listen;
+mod mqtt;
 mod secret;
 mod show;
 mod size;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
     listen::Listen,
+    mqtt::{Durability, Http, Mqtt, Overflow},
     secret::Secret,
     size::ByteSize,
     sources::{Loaded, Overrides, load},
@@ -28,6 +30,8 @@ pub(crate) use self::{
 pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) jsonlog: JsonLog,
+    pub(crate) mqtt: Mqtt,
+    pub(crate) http: Http,
     pub(crate) journal: Journal,
     pub(crate) retention: Retention,
     pub(crate) limits: Limits,

@@ -1,0 +1,210 @@
+//! The four acknowledgements (sections 3.4 to 3.7 and 4.3).
+
+use super::outgoing::{Acked, packet_id};
+use super::{Broker, ConnId, Timer, Waiting};
+use crate::codec::{Ack, PacketId, PacketType, ReasonCode};
+use super::incoming::Release;
+use postroad_core::mailbox::Millis;
+use postroad_engine::log::Ticket;
+use smallvec::SmallVec;
+
+/// Acknowledgements of one turn of one connection: one record for many of them.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    conn: Option<ConnId>,
+    /// PUBRECs: numbers of the session's queue.
+    received: Option<(u64, u64)>,
+    /// PUBRELs.
+    released: SmallVec<[PacketId; 16]>,
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.conn.is_none()
+    }
+}
+
+impl Broker {
+    /// PUBACK: the end of a QoS 1 message.
+    pub(super) fn puback(&mut self, id: ConnId, ack: &Ack, now: Millis) {
+        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else { return };
+        if let Acked::Number(number) = queue.puback(ack.packet_id) {
+            let refused = ack.reason.is_error().then_some("the subscriber refused it");
+            self.finish(index, number, refused, now);
+            self.pump(index, now);
+        }
+    }
+
+    /// PUBREC: the client has the message. From now on it gets PUBREL, never the message again. [MQTT-4.3.3-4]
+    pub(super) fn pubrec(&mut self, id: ConnId, ack: &Ack, now: Millis) {
+        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        if ack.reason.is_error() {
+            // [MQTT-4.3.3-4]: the exchange is over.
+            if let Some(queue) = session.outgoing_mut()
+                && let Acked::Number(number) = queue.pubrec(ack.packet_id)
+            {
+                self.finish(index, number, Some("the subscriber refused it"), now);
+                self.pump(index, now);
+            }
+            return;
+        }
+        let found = session.outgoing_mut().map_or(Acked::Unknown, |queue| queue.pubrec(ack.packet_id));
+        match found {
+            Acked::Number(number) => {
+                let logged = session.outgoing().and_then(|queue| queue.get(number)).is_some_and(|entry| entry.logged);
+                if !logged || self.config.planted.release_before_record {
+                    let ticket = self.in_turn(id, Ticket(0));
+                    self.ack(id, ticket, PacketType::Pubrel, ack.packet_id, ReasonCode::Success, now);
+                    if !logged {
+                        return;
+                    }
+                }
+                self.batch_for(id, now);
+                match &mut self.batch.received {
+                    Some((_, last)) if *last + 1 == number => *last = number,
+                    Some(_) => {
+                        self.log_batch(now);
+                        self.batch.conn = Some(id);
+                        self.batch.received = Some((number, number));
+                    }
+                    none => *none = Some((number, number)),
+                }
+            }
+            Acked::Again(_) => {
+                // Its record may still wait, and PUBREL with it.
+                self.log_batch(now);
+                let ticket = self.in_turn(id, Ticket(0));
+                self.ack(id, ticket, PacketType::Pubrel, ack.packet_id, ReasonCode::Success, now);
+            }
+            Acked::Unknown => {
+                let ticket = self.in_turn(id, Ticket(0));
+                self.ack(id, ticket, PacketType::Pubrel, ack.packet_id, ReasonCode::PacketIdentifierNotFound, now);
+            }
+        }
+    }
+
+    /// PUBREL: the client will not send the message again, its id is free. [MQTT-4.3.3-11]
+    pub(super) fn pubrel(&mut self, id: ConnId, ack: &Ack, now: Millis) {
+        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let (logged, reason) = match session.incoming.release(ack.packet_id) {
+            Release::Open { logged } => (logged, ReasonCode::Success),
+            Release::Again => (false, ReasonCode::Success),
+            Release::Unknown => (false, ReasonCode::PacketIdentifierNotFound),
+        };
+        if logged {
+            self.batch_for(id, now);
+            self.batch.released.push(ack.packet_id);
+            if self.config.planted.complete_before_record {
+                self.ack(id, Ticket(0), PacketType::Pubcomp, ack.packet_id, reason, now);
+            }
+            return;
+        }
+        // The release itself may still wait for its record, and this answer with it.
+        self.log_batch(now);
+        let ticket = self.in_turn(id, Ticket(0));
+        self.ack(id, ticket, PacketType::Pubcomp, ack.packet_id, reason, now);
+    }
+
+    /// PUBCOMP: the end of a QoS 2 message. A record of it may be lost: at worst PUBREL is sent once more.
+    pub(super) fn pubcomp(&mut self, id: ConnId, ack: &Ack, now: Millis) {
+        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else { return };
+        if let Acked::Number(number) = queue.pubcomp(ack.packet_id) {
+            self.finish(index, number, None, now);
+            self.pump(index, now);
+        }
+    }
+
+    pub(super) fn ack(&mut self, conn: ConnId, ticket: Ticket, kind: PacketType, id: PacketId, reason: ReasonCode, now: Millis) {
+        self.after(ticket, Waiting::Ack { conn, kind, id, reason, counted: false }, now);
+    }
+
+    fn batch_for(&mut self, id: ConnId, now: Millis) {
+        if self.batch.conn != Some(id) {
+            self.log_batch(now);
+            self.batch.conn = Some(id);
+        }
+    }
+
+    /// Writes the acknowledgements of this turn to the log; their answers leave when they are committed.
+    pub(super) fn log_batch(&mut self, now: Millis) {
+        let Some(id) = self.batch.conn.take() else { return };
+        let received = self.batch.received.take();
+        let released = std::mem::take(&mut self.batch.released);
+        let session = self.conn(id).and_then(|conn| conn.session()).and_then(|index| self.state.sessions.get(index));
+        let Some(number) = session.map(|session| session.number) else { return };
+        self.log_over(now);
+        let ticket = self.book.append(now, |pen, log| {
+            if let Some((first, last)) = received {
+                pen.received(log, number, first, last);
+            }
+            if !released.is_empty() {
+                pen.released(log, number, &released);
+            }
+        });
+        let ticket = self.in_turn(id, ticket);
+        if let Some((first, last)) = received
+            && !self.config.planted.release_before_record
+        {
+            for number in first..=last {
+                self.ack(id, ticket, PacketType::Pubrel, packet_id(number), ReasonCode::Success, now);
+            }
+        }
+        if !self.config.planted.complete_before_record {
+            for packet in released {
+                self.ack(id, ticket, PacketType::Pubcomp, packet, ReasonCode::Success, now);
+            }
+        }
+    }
+
+    /// A message of a session is settled: acknowledged, or never to be sent (`dead` says why).
+    pub(super) fn finish(&mut self, index: usize, number: u64, dead: Option<&'static str>, now: Millis) {
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let Some(entry) = session.outgoing().and_then(|queue| queue.get(number)) else { return };
+        let logged = entry.logged;
+        if let Some(reason) = dead {
+            let entry = entry.clone();
+            self.bury(index, number, &entry, reason, now);
+        }
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let id = session.number;
+        if let Some(queue) = session.outgoing_mut() {
+            queue.finish(number, now);
+        }
+        if session.conn.is_none() {
+            session.tidy();
+        }
+        if !logged {
+            return;
+        }
+        match self.over.last_mut() {
+            Some((session, _, last)) if *session == id && *last + 1 == number => *last = number,
+            _ => self.over.push((id, number, number)),
+        }
+        if self.over.len() == 1 {
+            let lazy = u64::try_from(self.config.lazy.as_millis()).unwrap_or(0);
+            self.timers.insert((now + lazy, Timer::Lazy));
+        }
+        if self.over.len() >= 1024 {
+            self.log_over(now);
+        }
+    }
+
+    /// Writes the exchanges that are over to the log. Nobody waits for it.
+    pub(super) fn log_over(&mut self, now: Millis) {
+        if self.over.is_empty() {
+            return;
+        }
+        let over = std::mem::take(&mut self.over);
+        self.book.append(now, |pen, log| {
+            for (session, first, last) in &over {
+                pen.done(log, *session, *first, *last);
+            }
+        });
+        self.over = over;
+        self.over.clear();
+    }
+}

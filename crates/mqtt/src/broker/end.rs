@@ -1,0 +1,184 @@
+//! How connections and sessions end: DISCONNECT, silence, time, and what becomes of wills (sections 3.1.2.5, 3.14, 4.1).
+
+use super::conn::Stage;
+use super::message::Origin;
+use super::session::NEVER;
+use super::{Broker, ConnId, Timer};
+use crate::codec::{Disconnect, ReasonCode};
+use postroad_core::mailbox::Millis;
+
+impl Broker {
+    /// DISCONNECT of the client.
+    pub(super) fn disconnected(&mut self, id: ConnId, disconnect: &Disconnect, now: Millis) {
+        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else {
+            return self.close(id);
+        };
+        let asked = disconnect.properties.as_ref().and_then(|properties| properties.session_expiry_interval);
+        if let (Some(asked), Some(session)) = (asked, self.state.sessions.get_mut(index)) {
+            if session.expiry == 0 && asked > 0 {
+                // [MQTT-3.14.2-2]
+                return self.fail(id, ReasonCode::ProtocolError, now);
+            }
+            session.expiry = asked.min(self.config.session_expiry_max);
+        }
+        // [MQTT-3.14.4-3]: the will goes, unless the client wants it.
+        self.part(id, disconnect.reason == ReasonCode::DisconnectWithWill, now);
+        self.close(id);
+    }
+
+    /// The transport is gone without a DISCONNECT.
+    pub(super) fn leave(&mut self, id: ConnId, now: Millis) {
+        if self.conn(id).is_some_and(|conn| conn.session().is_some()) {
+            self.part(id, true, now);
+        }
+    }
+
+    /// The session loses its connection.
+    pub(super) fn part(&mut self, id: ConnId, will: bool, now: Millis) {
+        self.log_batch(now);
+        let Some(conn) = self.conn_mut(id) else { return };
+        let Some(index) = conn.session() else { return };
+        conn.stage = Stage::Closing;
+        conn.extras = None;
+        self.counters.disconnects += 1;
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        session.conn = None;
+        session.away = Some(now);
+        if !will {
+            session.will = None;
+        }
+        if let Some(queue) = session.outgoing_mut() {
+            queue.detach(now);
+            queue.forget_bodies();
+        }
+        session.tidy();
+        let number = session.number;
+        let (expiry, delay) = (session.expiry, session.will.as_ref().map(|will| will.delay));
+        self.redistribute(index, now);
+        if expiry == 0 {
+            // The will is published when the session ends, however long its delay. [MQTT-3.1.3-9]
+            self.end_session(index, now);
+            return;
+        }
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let ticket = self.book.append(now, |pen, log| pen.away(log, session, now));
+        session.ticket = ticket;
+        self.overdue = true;
+        match delay {
+            Some(0) => self.publish_will(index, now),
+            Some(delay) => {
+                self.timers.insert((now + u64::from(delay) * 1000, Timer::WillDelay(number)));
+            }
+            None => {}
+        }
+        if expiry != NEVER {
+            self.timers.insert((now + u64::from(expiry) * 1000, Timer::SessionExpiry(number)));
+        }
+    }
+
+    /// The session ends, and with it all that it has.
+    pub(super) fn end_session(&mut self, index: usize, now: Millis) {
+        self.publish_will(index, now);
+        let Some(session) = self.state.sessions.get(index) else { return };
+        let number = session.number;
+        let logged = session.durable || session.in_log;
+        let open: Vec<u64> =
+            session.outgoing().map(|queue| queue.iter().map(|(number, _)| number).collect()).unwrap_or_default();
+        if session.durable {
+            for number in open {
+                let entry = self.state.sessions.get(index).and_then(|s| s.outgoing()?.get(number).cloned());
+                if let Some(entry) = entry {
+                    self.bury(index, number, &entry, "the session ended", now);
+                }
+            }
+        }
+        self.state.end(index);
+        if logged {
+            self.log_over(now);
+            self.book.append(now, |pen, log| pen.gone(log, number));
+            self.overdue = true;
+        }
+    }
+
+    /// Publishes the will, if there is one.
+    fn publish_will(&mut self, index: usize, now: Millis) {
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let Some(will) = session.will.take() else { return };
+        let (number, who, client) = (session.number, session.who.clone(), session.client.clone());
+        let logged = session.durable || session.in_log;
+        let message = will.publish(now);
+        // Rights may have been taken away since CONNECT.
+        if !self.access.may_publish(&who, &client, &message.topic, message.retain) {
+            return;
+        }
+        self.counters.wills += 1;
+        let origin = Origin { will_of: logged.then_some(number), ..Origin::default() };
+        self.distribute(message, None, origin, now);
+    }
+
+    pub(super) fn check_will(&mut self, session: u64, now: Millis) {
+        let Some(index) = self.state.session(session) else { return };
+        let Some(session) = self.state.sessions.get(index) else { return };
+        let due = session.away.zip(session.will.as_ref()).map(|(away, will)| away + u64::from(will.delay) * 1000);
+        if due.is_some_and(|due| due <= now) {
+            self.publish_will(index, now);
+        }
+    }
+
+    pub(super) fn check_expiry(&mut self, session: u64, now: Millis) {
+        let Some(index) = self.state.session(session) else { return };
+        let due = self.state.sessions.get(index).and_then(|session| session.expires_at());
+        if due.is_some_and(|due| due <= now) {
+            self.counters.expired_sessions += 1;
+            self.end_session(index, now);
+        }
+    }
+
+    /// A connection that is silent for too long is closed. [MQTT-3.1.2-22]
+    pub(super) fn check_alive(&mut self, id: ConnId, now: Millis) {
+        let Some(conn) = self.conn_mut(id) else { return };
+        match conn.stage {
+            Stage::Open { .. } if conn.keep_alive == 0 => {}
+            Stage::Open { .. } => {
+                let due = conn.last_seen + conn.keep_alive;
+                if due > now {
+                    self.timers.insert((due, Timer::KeepAlive(id)));
+                } else {
+                    self.fail_with(id, ReasonCode::KeepAliveTimeout, None, true, now);
+                }
+            }
+            Stage::New | Stage::Authenticating(_) => self.close(id),
+            Stage::Closing => {}
+        }
+    }
+
+    /// After a start: clients that were connected are not any more, and time has passed.
+    pub(super) fn resume_absent(&mut self, now: Millis) {
+        let all: Vec<usize> = self.state.sessions.iter().map(|(index, _)| index).collect();
+        for index in all {
+            let Some(session) = self.state.sessions.get_mut(index) else { continue };
+            session.in_log = true;
+            let crashed = session.away.is_none();
+            let away = *session.away.get_or_insert(now);
+            let number = session.number;
+            let (expiry, delay) = (session.expiry, session.will.as_ref().map(|will| will.delay));
+            session.tidy();
+            if expiry == 0 {
+                self.end_session(index, now);
+                continue;
+            }
+            if crashed {
+                if let Some(session) = self.state.sessions.get(index) {
+                    self.book.append(now, |pen, log| pen.away(log, session, away));
+                    self.overdue = true;
+                }
+            }
+            if let Some(delay) = delay {
+                self.timers.insert((away + u64::from(delay) * 1000, Timer::WillDelay(number)));
+            }
+            if expiry != NEVER {
+                self.timers.insert((away + u64::from(expiry) * 1000, Timer::SessionExpiry(number)));
+            }
+        }
+    }
+}

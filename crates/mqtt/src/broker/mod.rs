@@ -1,0 +1,563 @@
+//! The broker as a state machine: bytes of connections, commits and time go in; bytes for connections, records of its
+//! log and the next deadline come out. It has no socket, no thread and no clock.
+//!
+//! All that must survive is in one log of the engine's [`LogStore`]; [`Broker::open`] is the fold of it. What leaves
+//! only after which record is committed:
+//!
+//! | to the peer | after the record | because of a crash in between |
+//! |---|---|---|
+//! | PUBREC, PUBACK | the message, with its packet id and its routing, one record | it would be lost, or known and never delivered |
+//! | PUBLISH | the same | it would come again under another id |
+//! | PUBREL | `rec`: the client has the message | the message would be sent again after the client forgot the id |
+//! | PUBCOMP | `rel`: the id is free | the next message with this id would be taken for a repetition |
+//! | CONNACK, SUBACK, UNSUBACK | `here`, `subs`, `unsub` | a session or a subscription would be gone that was promised |
+//!
+//! What no durable session subscribes to and nobody wants retained needs no record: after a crash there would be
+//! nobody to get it.
+
+mod acks;
+mod book;
+mod config;
+mod conn;
+mod connect;
+mod deliver;
+pub(crate) mod door;
+mod end;
+mod filters;
+mod incoming;
+mod message;
+mod outbox;
+mod outgoing;
+mod publish;
+mod records;
+mod retained;
+mod session;
+mod snapshot;
+mod state;
+mod subscribe;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+pub use config::{BrokerConfig, Durability, DurabilityRule, ListenerConfig, Overflow, Planted};
+pub use conn::Peer;
+pub use message::letter_payload;
+pub use outbox::Outbox;
+pub use sys::Counters;
+
+use crate::access::Access;
+use crate::codec::{
+    Ack, Connack, DecodeError, Disconnect, DisconnectProperties, Packet, PacketId, PacketType, ReasonCode, Utf8,
+};
+use acks::Batch;
+use book::Book;
+use bytes::BytesMut;
+use conn::{Conn, Stage};
+use message::Message;
+use postroad_core::mailbox::{Millis, Taken};
+use postroad_engine::log::{LogError, LogStore, Ticket};
+use session::Target;
+use slab::Slab;
+use smallvec::SmallVec;
+use state::{Fold, State};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// A connection of a [`Broker`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    index: u32,
+    // Places are used again, this is not.
+    generation: u32,
+}
+
+/// There are too many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many connections")]
+pub struct Refused;
+
+/// The broker could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// Its log could not be read.
+    #[error("the broker's log: {0}")]
+    Log(#[from] LogError),
+}
+
+/// A message that did not arrive.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Where it was published.
+    pub topic: Utf8,
+    /// Its number in the broker's log; 0 if it was in memory only.
+    pub seq: u64,
+    /// Its payload.
+    pub payload: bytes::Bytes,
+    /// The client that did not get it.
+    pub client: Utf8,
+    /// Names this death: the same message dies only once for a client.
+    pub id: String,
+    /// Why.
+    pub reason: &'static str,
+    /// Deliveries that were tried.
+    pub attempts: u32,
+    /// When it was published, and when it died.
+    pub published: Millis,
+    /// Milliseconds since 1970.
+    pub died: Millis,
+}
+
+/// What is done when a ticket is committed.
+enum Waiting {
+    Ack { conn: ConnId, kind: PacketType, id: PacketId, reason: ReasonCode, counted: bool },
+    Packet { conn: ConnId, packet: Box<Packet> },
+    Offer { seq: u64, message: Arc<Message>, targets: SmallVec<[Target; 1]> },
+    /// CONNACK or SUBACK was sent: what waits for its session may follow.
+    Resume { conn: ConnId },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// CONNECT, or any packet, must have come.
+    KeepAlive(ConnId),
+    SessionExpiry(u64),
+    WillDelay(u64),
+    Sys,
+    Lazy,
+}
+
+/// See the module.
+pub struct Broker {
+    config: BrokerConfig,
+    access: Arc<dyn Access>,
+    book: Book,
+    state: State,
+    conns: Slab<Conn>,
+    next_generation: u32,
+    waiting: VecDeque<(Ticket, Waiting)>,
+    timers: BTreeSet<(Millis, Timer)>,
+    touched: Vec<ConnId>,
+    dead: Vec<DeadLetter>,
+    counters: Counters,
+    // Acknowledgements of this turn, not yet in the log.
+    batch: Batch,
+    // Exchanges that are over, not yet in the log: session, first, last.
+    over: Vec<(u64, u64, u64)>,
+    // Nobody waits for what was appended last, but it is time.
+    overdue: bool,
+    draining: bool,
+    started: Millis,
+    // Reused memory.
+    targets: Vec<Target>,
+    taken: Vec<Taken>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("connections", &self.conns.len())
+            .field("sessions", &self.state.sessions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Reads the broker's log, `mqtt` in the store, and is ready to serve when this returns.
+    pub fn open(
+        config: BrokerConfig,
+        store: Arc<dyn LogStore>,
+        access: Arc<dyn Access>,
+        now: Millis,
+    ) -> Result<Self, BrokerError> {
+        let mut fold = Fold::default();
+        let log = store.open_system("mqtt", &mut |view| fold.apply(view))?;
+        let mut broker = Self {
+            book: Book::new(store, log),
+            access,
+            state: fold.finish(),
+            conns: Slab::new(),
+            next_generation: 1,
+            waiting: VecDeque::new(),
+            timers: BTreeSet::new(),
+            touched: Vec::new(),
+            dead: Vec::new(),
+            counters: Counters::default(),
+            batch: Batch::default(),
+            over: Vec::new(),
+            overdue: false,
+            draining: false,
+            started: now,
+            targets: Vec::new(),
+            taken: Vec::new(),
+            config,
+        };
+        broker.maybe_snapshot(now);
+        broker.resume_absent(now);
+        broker.start_sys(now);
+        Ok(broker)
+    }
+
+    /// A transport is there; its first packet is to be CONNECT.
+    pub fn connect(&mut self, listener: &Arc<ListenerConfig>, peer: Peer, now: Millis) -> Result<ConnId, Refused> {
+        if self.conns.len() >= self.config.max_connections || self.draining {
+            self.counters.refused += 1;
+            return Err(Refused);
+        }
+        let entry = self.conns.vacant_entry();
+        let id = ConnId { index: entry.key() as u32, generation: self.next_generation };
+        self.next_generation = self.next_generation.wrapping_add(1);
+        entry.insert(Conn::new(id, listener, peer, now));
+        let limit = u64::try_from(listener.connect_timeout.as_millis()).unwrap_or(u64::MAX / 2);
+        self.timers.insert((now + limit, Timer::KeepAlive(id)));
+        Ok(id)
+    }
+
+    /// Bytes came: whole packets are taken off `buf`, the rest is left.
+    pub fn input(&mut self, id: ConnId, buf: &mut BytesMut, now: Millis) {
+        let Some(conn) = self.conn_mut(id) else {
+            buf.clear();
+            return;
+        };
+        conn.last_seen = now;
+        self.maybe_snapshot(now);
+        loop {
+            let Some(conn) = self.conn_mut(id) else { break };
+            if matches!(conn.stage, Stage::Closing) {
+                buf.clear();
+                break;
+            }
+            match conn.decoder.decode(buf) {
+                Ok(Some(packet)) => {
+                    self.counters.packets_received += 1;
+                    self.packet(id, packet, now);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    buf.clear();
+                    self.malformed(id, error, now);
+                    break;
+                }
+            }
+        }
+        self.log_batch(now);
+    }
+
+    fn packet(&mut self, id: ConnId, packet: Packet, now: Millis) {
+        match packet {
+            Packet::Publish(publish) => self.publish(id, publish, now),
+            Packet::Puback(ack) => self.puback(id, &ack, now),
+            Packet::Pubrec(ack) => self.pubrec(id, &ack, now),
+            Packet::Pubrel(ack) => self.pubrel(id, &ack, now),
+            Packet::Pubcomp(ack) => self.pubcomp(id, &ack, now),
+            Packet::Pingreq => self.send(id, &Packet::Pingresp),
+            Packet::Subscribe(subscribe) => self.subscribe(id, &subscribe, now),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(id, &unsubscribe, now),
+            Packet::Connect(connect) => self.greet(id, *connect, now),
+            Packet::Auth(auth) => self.auth(id, &auth, now),
+            Packet::Disconnect(disconnect) => self.disconnected(id, &disconnect, now),
+            // The decoder lets nothing in that only a server sends. [MQTT-1.0.0-1]
+            _ => self.fail(id, ReasonCode::ProtocolError, now),
+        }
+    }
+
+    /// The transport is gone.
+    pub fn lost(&mut self, id: ConnId, now: Millis) {
+        self.maybe_snapshot(now);
+        self.leave(id, now);
+        self.log_batch(now);
+        self.drop_conn(id);
+    }
+
+    /// Asks the store what is committed, and does what waited for it.
+    pub fn committed(&mut self, now: Millis) {
+        if self.book.failure().is_some() || !self.book.refresh() {
+            return;
+        }
+        while let Some((ticket, _)) = self.waiting.front()
+            && self.book.is_committed(*ticket)
+        {
+            if let Some((_, waiting)) = self.waiting.pop_front() {
+                self.perform(waiting, now);
+            }
+        }
+        self.release_held();
+        self.trim();
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Millis) {
+        self.maybe_snapshot(now);
+        while let Some((due, timer)) = self.timers.first().copied()
+            && due <= now
+        {
+            self.timers.pop_first();
+            match timer {
+                Timer::KeepAlive(conn) => self.check_alive(conn, now),
+                Timer::SessionExpiry(session) => self.check_expiry(session, now),
+                Timer::WillDelay(session) => self.check_will(session, now),
+                Timer::Sys => self.publish_sys(now),
+                Timer::Lazy => {
+                    self.log_over(now);
+                    self.overdue = true;
+                }
+            }
+        }
+        self.log_batch(now);
+    }
+
+    /// When [`Broker::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// The commit that something waits for: flush the store, and call [`Broker::committed`] when it is there.
+    pub fn pending(&mut self) -> Option<Ticket> {
+        let ticket = match self.waiting.back() {
+            Some(_) => self.book.appended,
+            None if self.overdue => {
+                self.overdue = false;
+                self.book.appended
+            }
+            None => return None,
+        };
+        (!self.book.is_committed(ticket)).then_some(ticket)
+    }
+
+    /// Connections with something to write, to close, or to read again since the last call.
+    pub fn touched(&mut self, out: &mut Vec<ConnId>) {
+        for id in self.touched.drain(..) {
+            if let Some(conn) = self.conns.get_mut(id.index as usize)
+                && conn.id == id
+            {
+                conn.touched = false;
+                out.push(id);
+            }
+        }
+    }
+
+    /// What is to be written to a connection; `None`: it is not known any more.
+    pub fn outbox(&mut self, id: ConnId) -> Option<&mut Outbox> {
+        self.conn_mut(id).map(|conn| &mut conn.out)
+    }
+
+    /// Everything in its outbox was written: more may go there.
+    pub fn written(&mut self, id: ConnId, now: Millis) {
+        if let Some(session) = self.conn_mut(id).and_then(|conn| conn.session()) {
+            self.pump(session, now);
+            self.log_batch(now);
+        }
+        self.release_held();
+    }
+
+    /// False: it should not be read now. It is touched when that is over.
+    pub fn wants_input(&mut self, id: ConnId) -> bool {
+        let busy = self.book.store.admit().is_err_and(|error| matches!(error, LogError::Busy));
+        let max_output = self.config.max_output;
+        let Some(conn) = self.conn_mut(id) else { return false };
+        let receive = u32::from(conn.listener.receive_maximum);
+        let slow = conn.out.len() > 2 * max_output || conn.unacknowledged > 2 * receive || busy;
+        conn.held |= slow;
+        !slow
+    }
+
+    /// The graceful end: clients are told, and wills are not published. What waits for a commit is still answered.
+    pub fn drain(&mut self, now: Millis) {
+        self.draining = true;
+        let all: Vec<ConnId> = self.conns.iter().map(|(_, conn)| conn.id).collect();
+        for id in all {
+            let Some(index) = self.conn_mut(id).and_then(|conn| conn.session()) else {
+                self.close(id);
+                continue;
+            };
+            // It comes back to another life of this server: its will is for when it does not.
+            self.fail_with(id, ReasonCode::ServerShuttingDown, Some("the server goes down"), false, now);
+            let _ = index;
+        }
+        self.log_over(now);
+        self.overdue = true;
+    }
+
+    /// Messages that did not arrive, since the last call.
+    pub fn dead_letters(&mut self) -> Vec<DeadLetter> {
+        std::mem::take(&mut self.dead)
+    }
+
+    /// What it did since it was opened.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Why nothing is promised any more, if so.
+    pub fn failure(&self) -> Option<LogError> {
+        self.book.failure()
+    }
+
+    fn conn(&self, id: ConnId) -> Option<&Conn> {
+        self.conns.get(id.index as usize).filter(|conn| conn.id == id)
+    }
+
+    fn conn_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index as usize).filter(|conn| conn.id == id)
+    }
+
+    fn touch(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id.index as usize)
+            && conn.id == id
+            && !conn.touched
+        {
+            conn.touched = true;
+            self.touched.push(id);
+        }
+    }
+
+    /// Writes a packet at once.
+    fn send(&mut self, id: ConnId, packet: &Packet) {
+        let Some(conn) = self.conn_mut(id) else { return };
+        let (version, max) = (conn.version, conn.max_packet);
+        if packet.encoded_len(version) > max as usize {
+            // [MQTT-3.1.2-24]: what is too large is not sent.
+            return;
+        }
+        let sent = conn.out.write(|out| packet.encode(version, out));
+        if sent.is_ok() {
+            self.counters.packets_sent += 1;
+        }
+        self.touch(id);
+    }
+
+    /// Does something when `ticket` is committed, never before what is done later for the same connection.
+    fn after(&mut self, ticket: Ticket, waiting: Waiting, now: Millis) {
+        if self.book.is_committed(ticket) {
+            self.perform(waiting, now);
+        } else {
+            self.waiting.push_back((ticket, waiting));
+        }
+    }
+
+    /// The ticket for a packet to a connection that must not leave before `ticket`, nor before earlier ones.
+    fn in_turn(&mut self, id: ConnId, ticket: Ticket) -> Ticket {
+        let Some(conn) = self.conn_mut(id) else { return ticket };
+        conn.ticket = conn.ticket.max(ticket);
+        conn.ticket
+    }
+
+    fn perform(&mut self, waiting: Waiting, now: Millis) {
+        match waiting {
+            Waiting::Ack { conn: id, kind, id: packet, reason, counted } => {
+                let Some(conn) = self.conn_mut(id) else { return };
+                conn.unacknowledged -= u32::from(counted && conn.unacknowledged > 0);
+                let version = conn.version;
+                let ack = Ack::with_reason(packet, reason);
+                if conn.out.write(|out| ack.encode(kind, version, out)).is_ok() {
+                    self.counters.packets_sent += 1;
+                }
+                self.touch(id);
+            }
+            Waiting::Packet { conn, packet } => self.send(conn, &packet),
+            Waiting::Offer { seq, message, targets } => self.offer(seq, &message, &targets, now),
+            Waiting::Resume { conn: id } => {
+                let Some(conn) = self.conn_mut(id) else { return };
+                conn.greeted = true;
+                if let Some(index) = conn.session() {
+                    self.pump(index, now);
+                }
+            }
+        }
+    }
+
+    /// Connections that were held back may be read again.
+    fn release_held(&mut self) {
+        if self.conns.is_empty() {
+            return;
+        }
+        let held: SmallVec<[ConnId; 8]> =
+            self.conns.iter().filter(|(_, conn)| conn.held).map(|(_, conn)| conn.id).collect();
+        for id in held {
+            if let Some(conn) = self.conn_mut(id) {
+                conn.held = false;
+            }
+            self.touch(id);
+        }
+    }
+
+    /// Bytes that are no packet, or not one that may come. [MQTT-4.13.1-1]
+    fn malformed(&mut self, id: ConnId, error: DecodeError, now: Millis) {
+        self.counters.malformed += 1;
+        tracing::debug!(?id, clause = error.clause(), "{error}");
+        let Some(conn) = self.conn_mut(id) else { return };
+        if let Some(version) = conn.decoder.version() {
+            conn.version = version;
+        }
+        let text = error.to_string();
+        if matches!(conn.stage, Stage::New) {
+            self.refuse(id, error.reason(), Some(&text));
+        } else {
+            self.fail_with(id, error.reason(), Some(&text), true, now);
+        }
+    }
+
+    /// Refuses a connection that has not been accepted. Before 5.0 only some reasons have a code (section 3.2.2.3).
+    fn refuse(&mut self, id: ConnId, reason: ReasonCode, text: Option<&str>) {
+        self.counters.refused += 1;
+        let Some(conn) = self.conn_mut(id) else { return };
+        let says = conn.version.is_v5() && conn.decoder.version().is_some()
+            || matches!(
+                reason,
+                ReasonCode::UnsupportedProtocolVersion
+                    | ReasonCode::ClientIdentifierNotValid
+                    | ReasonCode::ServerUnavailable
+                    | ReasonCode::ServerBusy
+                    | ReasonCode::BadUserNameOrPassword
+                    | ReasonCode::NotAuthorized
+            );
+        if says {
+            let mut connack = Connack::refused(reason);
+            connack.properties.reason_string = text.and_then(|text| Utf8::try_from(text).ok());
+            self.send(id, &Packet::Connack(Box::new(connack)));
+        }
+        self.close(id);
+    }
+
+    /// Ends a connection because of what it did; its will is published.
+    fn fail(&mut self, id: ConnId, reason: ReasonCode, now: Millis) {
+        self.fail_with(id, reason, None, true, now);
+    }
+
+    fn fail_with(&mut self, id: ConnId, reason: ReasonCode, text: Option<&str>, will: bool, now: Millis) {
+        let Some(conn) = self.conn_mut(id) else { return };
+        if matches!(conn.stage, Stage::Closing) {
+            return;
+        }
+        let open = conn.session().is_some();
+        if open && conn.version.is_v5() {
+            let mut disconnect = Disconnect::new(reason);
+            if conn.problem_information
+                && let Some(text) = text.and_then(|text| Utf8::try_from(text).ok())
+            {
+                disconnect.properties =
+                    Some(Box::new(DisconnectProperties { reason_string: Some(text), ..Default::default() }));
+            }
+            self.send(id, &Packet::Disconnect(disconnect));
+        }
+        if open {
+            self.part(id, will, now);
+        }
+        self.close(id);
+    }
+
+    /// Nothing is read any more; the transport ends when everything is written.
+    fn close(&mut self, id: ConnId) {
+        let Some(conn) = self.conn_mut(id) else { return };
+        conn.stage = Stage::Closing;
+        conn.out.close();
+        self.touch(id);
+    }
+
+    fn drop_conn(&mut self, id: ConnId) {
+        if self.conn(id).is_some() {
+            let mut conn = self.conns.remove(id.index as usize);
+            conn.out.clear();
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! PUBLISH of a client (section 3.3), and how a message gets to its subscribers.
+
+use super::config::Durability;
+use super::message::{Message, Origin};
+use super::retained::Kept;
+use super::{Broker, ConnId, Waiting};
+use crate::codec::{PacketType, Publish, Qos, ReasonCode, Utf8, topic};
+use postroad_core::mailbox::Millis;
+use postroad_engine::log::Ticket;
+use std::sync::Arc;
+
+/// What became of a message.
+pub(super) struct Distributed {
+    /// When it is promised.
+    pub(super) ticket: Ticket,
+    pub(super) logged: bool,
+    pub(super) matched: bool,
+    offer: Option<Waiting>,
+}
+
+impl Broker {
+    pub(super) fn publish(&mut self, id: ConnId, mut publish: Publish, now: Millis) {
+        if !self.batch.is_empty() {
+            // An id that is released in this turn may be used again only after that.
+            self.log_batch(now);
+        }
+        let Some(conn) = self.conn_mut(id) else { return };
+        let Some(index) = conn.session() else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let v5 = conn.version.is_v5();
+        let qos = publish.qos;
+        if v5 && let Some(alias) = publish.properties.as_ref().and_then(|p| p.topic_alias) {
+            if alias.get() > conn.listener.topic_alias_maximum {
+                return self.fail(id, ReasonCode::TopicAliasInvalid, now);
+            }
+            let at = usize::from(alias.get()) - 1;
+            let aliases = &mut conn.extras().aliases_in;
+            if publish.topic.is_empty() {
+                match aliases.get(at).cloned().flatten() {
+                    Some(known) => publish.topic = known,
+                    // [MQTT-3.3.2-12]
+                    None => return self.fail(id, ReasonCode::ProtocolError, now),
+                }
+            } else {
+                if aliases.len() <= at {
+                    aliases.resize(at + 1, None);
+                }
+                if let Some(place) = aliases.get_mut(at) {
+                    *place = Some(publish.topic.to_detached());
+                }
+            }
+        }
+        let Some(session) = self.state.sessions.get(index) else { return };
+        let open = session.incoming.open();
+        if let Some(packet) = publish.packet_id {
+            if qos == Qos::ExactlyOnce && session.incoming.is_open(packet) {
+                // [MQTT-4.3.3-10]: taken already.
+                self.counters.repeated += 1;
+                let ticket = self.in_turn(id, Ticket(0));
+                return self.ack(id, ticket, PacketType::Pubrec, packet, ReasonCode::Success, now);
+            }
+            // [MQTT-3.3.4-7]. Older clients know no limit: beyond twice as much they are not read for a while.
+            let conn = self.conn(id);
+            let receive = conn.map_or(0, |conn| usize::from(conn.listener.receive_maximum));
+            let waiting = conn.map_or(0, |conn| conn.unacknowledged as usize);
+            if v5 && open.max(waiting) >= receive {
+                return self.fail(id, ReasonCode::ReceiveMaximumExceeded, now);
+            }
+        }
+        self.counters.messages_received += 1;
+        let refusal = self.refusal(id, &publish);
+        if let Some((reason, text)) = refusal {
+            self.counters.refused_messages += 1;
+            return match publish.packet_id {
+                Some(packet) if v5 => {
+                    let kind = if qos == Qos::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
+                    let ticket = self.in_turn(id, Ticket(0));
+                    self.ack(id, ticket, kind, packet, reason, now);
+                }
+                // [MQTT-3.3.5-2] of 3.1.1: an acknowledgement would be a lie, so the connection is closed.
+                Some(_) => self.fail_with(id, reason, Some(text), true, now),
+                None if reason == ReasonCode::NotAuthorized => {}
+                None => {}
+            };
+        }
+        let Some(session) = self.state.sessions.get(index) else { return };
+        let origin = Origin {
+            session: session.durable.then_some(session.number),
+            packet: publish.packet_id.filter(|_| session.durable && qos == Qos::ExactlyOnce && !self.config.planted.id_forgotten),
+            ..Origin::default()
+        };
+        let expires = publish.properties.as_ref().and_then(|p| p.message_expiry_interval);
+        let message = Message {
+            topic: publish.topic,
+            payload: publish.payload,
+            qos,
+            retain: publish.retain,
+            time: now,
+            expires: expires.map(|seconds| now + u64::from(seconds) * 1000),
+            properties: publish.properties,
+        };
+        let durability = self.durability(id, &message.topic);
+        let done = self.route(message, Some(index), origin, durability, now);
+        let Some(packet) = publish.packet_id else {
+            if let Some(offer) = done.offer {
+                self.after(Ticket(0), offer, now);
+            }
+            return;
+        };
+        let kind = if qos == Qos::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
+        if qos == Qos::ExactlyOnce
+            && let Some(session) = self.state.sessions.get_mut(index)
+        {
+            session.incoming.begin(packet, done.logged && session.durable);
+        }
+        let reason = if done.matched || !v5 { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        let ticket = self.in_turn(id, done.ticket);
+        if let Some(conn) = self.conn_mut(id) {
+            conn.unacknowledged += 1;
+        }
+        let promised = if self.config.planted.ack_before_commit { Ticket(0) } else { ticket };
+        self.after(promised, Waiting::Ack { conn: id, kind, id: packet, reason, counted: true }, now);
+        if let Some(offer) = done.offer {
+            let ticket = if self.config.planted.deliver_before_commit { Ticket(0) } else { ticket };
+            self.after(ticket, offer, now);
+        }
+    }
+
+    /// Why a message is not taken, if so.
+    fn refusal(&self, id: ConnId, publish: &Publish) -> Option<(ReasonCode, &'static str)> {
+        let conn = self.conn(id)?;
+        let client = conn.session().and_then(|index| self.state.sessions.get(index)).map(|session| &session.client)?;
+        if !self.access.may_publish(&conn.who, client, &publish.topic, publish.retain) {
+            return Some((ReasonCode::NotAuthorized, "publishing there is not allowed"));
+        }
+        if publish.retain
+            && self.state.retained.len() >= self.config.max_retained
+            && !self.state.retained.contains(&publish.topic)
+        {
+            return Some((ReasonCode::QuotaExceeded, "too many retained messages"));
+        }
+        if (publish.qos != Qos::AtMostOnce || publish.retain)
+            && let Err(postroad_engine::log::LogError::DiskFull) = self.book.store.admit()
+        {
+            return Some((ReasonCode::QuotaExceeded, "the disk of the server is full"));
+        }
+        None
+    }
+
+    fn durability(&self, id: ConnId, name: &str) -> Durability {
+        let rule = self.config.durability.iter().find(|(filter, _)| topic::matches(filter, name));
+        match rule {
+            Some((_, durability)) => *durability,
+            None => self.conn(id).map_or(Durability::Log, |conn| conn.listener.durability),
+        }
+    }
+
+    /// Publishes what comes from the broker itself or from another door.
+    pub(super) fn distribute(&mut self, message: Message, publisher: Option<usize>, origin: Origin, now: Millis) -> Ticket {
+        let done = self.route(message, publisher, origin, Durability::Log, now);
+        if let Some(offer) = done.offer {
+            self.after(done.ticket, offer, now);
+        }
+        if done.logged {
+            self.overdue = true;
+        }
+        done.ticket
+    }
+
+    /// Finds who gets a message, writes its one record if somebody must get it after a crash too, and queues it.
+    fn route(
+        &mut self,
+        mut message: Message,
+        publisher: Option<usize>,
+        mut origin: Origin,
+        durability: Durability,
+        now: Millis,
+    ) -> Distributed {
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clear();
+        self.state.route(&message, publisher, None, &mut targets);
+        self.refuse_full(&message, &mut targets, now);
+        let matched = !targets.is_empty();
+        let queued = targets.iter().any(|target| target.qos != Qos::AtMostOnce);
+        let durable = targets.iter().any(|target| {
+            target.qos != Qos::AtMostOnce && self.state.sessions.get(target.session).is_some_and(|s| s.durable)
+        });
+        let changes_retained =
+            message.retain && (!message.payload.is_empty() || self.state.retained.contains(&message.topic));
+        let logged = durability == Durability::Log
+            && (durable || changes_retained || origin.will_of.is_some() || origin.held.is_some());
+        if queued || changes_retained {
+            message.detach();
+            if let Some(properties) = &mut message.properties {
+                detach_properties(properties);
+            }
+        }
+        let (mut seq, mut ticket) = (0, Ticket(0));
+        if logged {
+            origin.chosen = self.state.choices(&targets);
+            let skips: smallvec::SmallVec<[(u64, u64); 2]> = targets
+                .iter()
+                .filter(|target| target.qos != Qos::AtMostOnce)
+                .filter_map(|target| self.state.sessions.get(target.session))
+                .filter(|session| session.durable && session.logged_next != session.next())
+                .map(|session| (session.number, session.next()))
+                .collect();
+            (seq, ticket) = self.book.publish(now, &message, &origin, |pen, log| {
+                for (session, next) in &skips {
+                    pen.skip(log, *session, *next);
+                }
+            });
+        }
+        let message = Arc::new(message);
+        self.state.enqueue(seq, &message, &mut targets);
+        if changes_retained {
+            let kept = Kept { seq, expires: message.expires, message: Some(message.clone()) };
+            self.state.retained.set(&message.topic, message.payload.is_empty(), kept);
+        }
+        let offer = (matched || (changes_retained && logged))
+            .then(|| Waiting::Offer { seq, message, targets: targets.drain(..).collect() });
+        self.targets = targets;
+        Distributed { ticket, logged, matched, offer }
+    }
+}
+
+/// Properties in memory of their own, not in that of a receive buffer.
+fn detach_properties(properties: &mut crate::codec::PublishProperties) {
+    let text = |value: &mut Option<Utf8>| {
+        if let Some(value) = value {
+            *value = value.to_detached();
+        }
+    };
+    text(&mut properties.content_type);
+    text(&mut properties.response_topic);
+    if let Some(data) = &mut properties.correlation_data {
+        *data = bytes::Bytes::copy_from_slice(data);
+    }
+    for (name, value) in &mut properties.user_properties {
+        *name = name.to_detached();
+        *value = value.to_detached();
+    }
+}

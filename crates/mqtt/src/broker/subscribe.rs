@@ -1,0 +1,167 @@
+//! SUBSCRIBE and UNSUBSCRIBE (sections 3.8 to 3.11), and the retained messages that come with a subscription.
+
+use super::message::Message;
+use super::outgoing::{Entry, SubscriptionIds};
+use super::session::{Options, wants_retained};
+use super::{Broker, ConnId, Waiting};
+use crate::access::Permit;
+use crate::codec::{Packet, Qos, ReasonCode, Suback, Subscribe, Unsuback, Unsubscribe, Utf8, topic};
+use postroad_core::mailbox::Millis;
+use postroad_engine::log::Ticket;
+use std::sync::Arc;
+
+/// A retained message for a new subscription.
+struct Match {
+    seq: u64,
+    message: Option<Arc<Message>>,
+}
+
+impl Broker {
+    pub(super) fn subscribe(&mut self, id: ConnId, subscribe: &Subscribe, now: Millis) {
+        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let subscription_id = subscribe.properties.as_ref().and_then(|properties| properties.subscription_id);
+        let mut reasons = Vec::with_capacity(subscribe.filters.len());
+        let mut retained: Vec<(Utf8, Options)> = Vec::new();
+        let mut granted: Vec<(Utf8, Options)> = Vec::new();
+        for subscription in &subscribe.filters {
+            let filter = subscription.filter.to_detached();
+            if let Some(reason) = self.subscription_refusal(id, index, &filter) {
+                reasons.push(reason);
+                continue;
+            }
+            let options = Options::of(subscription, subscription_id);
+            // What was published before goes out under the old options: it has its targets already.
+            let existed = self.state.subscribe(index, &filter, options);
+            // [MQTT-4.8.2-4]: shared subscriptions get no retained messages.
+            if topic::shared(&filter).is_none() && wants_retained(subscription.retain_handling, existed) {
+                retained.push((filter.clone(), options));
+            }
+            granted.push((filter, options));
+            reasons.push(match options.qos {
+                Qos::AtMostOnce => ReasonCode::Success,
+                Qos::AtLeastOnce => ReasonCode::GrantedQos1,
+                Qos::ExactlyOnce => ReasonCode::GrantedQos2,
+            });
+        }
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let (number, durable) = (session.number, session.durable);
+        let mut ticket = Ticket(0);
+        if durable && !granted.is_empty() {
+            ticket = self.book.append(now, |pen, log| {
+                for (filter, options) in &granted {
+                    pen.subscribe(log, number, filter, *options);
+                }
+            });
+            session.ticket = ticket;
+        }
+        let ticket = self.in_turn(id, ticket);
+        let suback = Suback { packet_id: subscribe.packet_id, reasons, properties: None };
+        self.after(ticket, Waiting::Packet { conn: id, packet: Box::new(Packet::Suback(suback)) }, now);
+        for (filter, options) in retained {
+            self.send_retained(index, &filter, options, now);
+        }
+        // With the queue filled in one go, one turn of the window sends it.
+        let given = if durable { self.book.appended } else { Ticket(0) };
+        let ticket = self.in_turn(id, given);
+        self.after(ticket, Waiting::Resume { conn: id }, now);
+    }
+
+    fn subscription_refusal(&self, id: ConnId, index: usize, filter: &Utf8) -> Option<ReasonCode> {
+        let session = self.state.sessions.get(index)?;
+        let who = &self.conn(id)?.who;
+        if let Permit::No(reason) = self.access.may_subscribe(who, &session.client, filter) {
+            return Some(reason);
+        }
+        let limit = self.access.limits(who).max_subscriptions.map_or(usize::MAX, |max| max as usize);
+        let limit = limit.min(self.config.max_subscriptions);
+        if session.subscriptions.len() >= limit && !session.subscriptions.contains_key(filter) {
+            return Some(ReasonCode::QuotaExceeded);
+        }
+        None
+    }
+
+    /// Queues the retained messages that match. [MQTT-3.3.1-8]
+    fn send_retained(&mut self, index: usize, filter: &str, options: Options, now: Millis) {
+        let mut found: Vec<Match> = Vec::new();
+        self.state.retained.matches(filter, |_, kept| {
+            if kept.expires.is_none_or(|at| at > now) {
+                found.push(Match { seq: kept.seq, message: kept.message.clone() });
+            }
+        });
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let ids: SubscriptionIds = options.id.into_iter().collect();
+        let (durable, number) = (session.durable, session.number);
+        let mut given: Vec<(u64, u64, Qos)> = Vec::new();
+        let room = self.config.max_queued.saturating_sub(session.outgoing().map_or(0, super::outgoing::Outgoing::len));
+        if found.len() > room {
+            tracing::warn!(client = %session.client, filter, left_out = found.len() - room, "more retained messages than the queue takes");
+            self.counters.dropped += (found.len() - room) as u64;
+            found.truncate(room);
+        }
+        // A message may be lowered to the subscription's QoS only when it is known: what is not in memory is read.
+        let unknown: Vec<u64> = found.iter().filter(|m| m.message.is_none()).map(|m| m.seq).collect();
+        let mut levels: std::collections::HashMap<u64, Qos> = std::collections::HashMap::new();
+        for part in unknown.chunks(256) {
+            let result = self.book.read(part, |seq, message| {
+                levels.insert(seq, message.qos);
+            });
+            if let Err(error) = result {
+                tracing::error!(%error, "retained messages could not be read from the log");
+            }
+        }
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        for Match { seq, message } in found {
+            let Some(level) = message.as_ref().map(|m| m.qos).or_else(|| levels.get(&seq).copied()) else { continue };
+            let qos = level.min(options.qos);
+            let mut entry = Entry::new(seq, message, qos, true, ids.clone());
+            entry.logged = durable && seq != 0 && qos != Qos::AtMostOnce;
+            let logged = entry.logged;
+            let at = session.queue().push(entry);
+            if logged {
+                session.logged_next = at + 1;
+                given.push((at, seq, qos));
+            }
+            session.queue().offer(at);
+        }
+        if !given.is_empty() {
+            self.book.append(now, |pen, log| {
+                for (at, seq, qos) in &given {
+                    pen.given(log, number, *at, *seq, *qos, true, &ids);
+                }
+            });
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: ConnId, unsubscribe: &Unsubscribe, now: Millis) {
+        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
+        let mut removed = Vec::new();
+        for filter in &unsubscribe.filters {
+            if self.state.unsubscribe(index, filter) {
+                removed.push(filter.clone());
+                reasons.push(ReasonCode::Success);
+            } else {
+                reasons.push(ReasonCode::NoSubscriptionExisted);
+            }
+        }
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let number = session.number;
+        let mut ticket = Ticket(0);
+        if session.durable && !removed.is_empty() {
+            ticket = self.book.append(now, |pen, log| {
+                for filter in &removed {
+                    pen.unsubscribe(log, number, filter);
+                }
+            });
+            session.ticket = ticket;
+        }
+        let v5 = self.conn(id).is_some_and(|conn| conn.version.is_v5());
+        let ticket = self.in_turn(id, ticket);
+        let unsuback = Unsuback {
+            packet_id: unsubscribe.packet_id,
+            reasons: if v5 { reasons } else { Vec::new() },
+            properties: None,
+        };
+        self.after(ticket, Waiting::Packet { conn: id, packet: Box::new(Packet::Unsuback(unsuback)) }, now);
+    }
+}

@@ -1,0 +1,106 @@
+//! `$SYS`: what the broker says of itself.
+
+use super::message::{Message, Origin};
+use super::retained::Kept;
+use super::{Broker, Timer, Waiting};
+use crate::codec::{Qos, Utf8};
+use postroad_core::mailbox::Millis;
+use std::sync::Arc;
+
+/// Counts since the broker was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Packets received.
+    pub packets_received: u64,
+    /// Packets sent, PUBLISH not counted.
+    pub packets_sent: u64,
+    /// PUBLISH packets received that were not repetitions.
+    pub messages_received: u64,
+    /// PUBLISH packets sent.
+    pub messages_sent: u64,
+    /// Of these, those sent before.
+    pub resent: u64,
+    /// PUBLISH packets of QoS 2 that had been received before.
+    pub repeated: u64,
+    /// PUBLISH packets refused.
+    pub refused_messages: u64,
+    /// Messages dropped: QoS 0 for slow clients, too large, expired, not allowed.
+    pub dropped: u64,
+    /// Messages for queues that were full.
+    pub overflowed: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Wills published.
+    pub wills: u64,
+    /// Connections accepted.
+    pub connects: u64,
+    /// Connections with a session that ended.
+    pub disconnects: u64,
+    /// Connections refused, for any reason.
+    pub refused: u64,
+    /// Of these, for bad credentials.
+    pub denied: u64,
+    /// Connections closed because of malformed packets.
+    pub malformed: u64,
+    /// Sessions that expired.
+    pub expired_sessions: u64,
+    /// Client ids given.
+    pub assigned: u64,
+}
+
+impl Broker {
+    pub(super) fn start_sys(&mut self, now: Millis) {
+        if !self.config.sys_interval.is_zero() {
+            self.timers.insert((now, Timer::Sys));
+        }
+    }
+
+    pub(super) fn publish_sys(&mut self, now: Millis) {
+        let counters = self.counters;
+        let sessions = self.state.sessions.len() as u64;
+        let connected = counters.connects - counters.disconnects;
+        self.state.retained.expire(now);
+        let values: [(&'static str, String); 14] = [
+            ("$SYS/broker/version", concat!("postroad ", env!("CARGO_PKG_VERSION")).to_owned()),
+            ("$SYS/broker/uptime", format!("{} seconds", now.saturating_sub(self.started) / 1000)),
+            ("$SYS/broker/clients/connected", connected.to_string()),
+            ("$SYS/broker/clients/disconnected", sessions.saturating_sub(connected).to_string()),
+            ("$SYS/broker/clients/total", sessions.to_string()),
+            ("$SYS/broker/clients/expired", counters.expired_sessions.to_string()),
+            ("$SYS/broker/messages/received", counters.packets_received.to_string()),
+            ("$SYS/broker/messages/sent", (counters.packets_sent + counters.messages_sent).to_string()),
+            ("$SYS/broker/publish/messages/received", counters.messages_received.to_string()),
+            ("$SYS/broker/publish/messages/sent", counters.messages_sent.to_string()),
+            ("$SYS/broker/publish/messages/dropped", (counters.dropped + counters.overflowed).to_string()),
+            ("$SYS/broker/publish/messages/dead", counters.dead.to_string()),
+            ("$SYS/broker/retained messages/count", self.state.retained.len().to_string()),
+            ("$SYS/broker/subscriptions/count", self.state.subscription_count().to_string()),
+        ];
+        for (topic, value) in values {
+            self.say(Utf8::from_static(topic), value, now);
+        }
+        let interval = u64::try_from(self.config.sys_interval.as_millis()).unwrap_or(u64::MAX / 2);
+        self.timers.insert((now + interval.max(1), Timer::Sys));
+    }
+
+    /// Publishes and retains a value, in memory only.
+    fn say(&mut self, topic: Utf8, value: String, now: Millis) {
+        let message = Arc::new(Message {
+            topic,
+            payload: value.into(),
+            qos: Qos::AtMostOnce,
+            retain: true,
+            time: now,
+            expires: None,
+            properties: None,
+        });
+        let mut targets = Vec::new();
+        self.state.route(&message, None, Some(&Origin::default().chosen), &mut targets);
+        let kept = Kept { seq: 0, expires: None, message: Some(message.clone()) };
+        self.state.retained.set(&message.topic, false, kept);
+        if !targets.is_empty() {
+            self.perform(Waiting::Offer { seq: 0, message, targets: targets.into() }, now);
+        }
+    }
+}

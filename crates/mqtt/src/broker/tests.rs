@@ -1,0 +1,4 @@
+//! The broker on a simulated disk, with clients that speak packets.
+
+mod exchange;
+mod rig;

@@ -1,0 +1,247 @@
+//! The broker behind the edge.
+
+use super::config::{EdgeConfig, Listen};
+use super::machine::{Machine, Origin, Output, Rules};
+use super::{EdgeServer, ServerError, ServerHandle, SocketOptions, TlsFiles, WebSocketRules};
+use crate::access::Access;
+use crate::broker::{Broker, BrokerConfig, ConnId, DeadLetter, ListenerConfig, Outbox, Peer};
+use bytes::BytesMut;
+use postroad_engine::log::{LogStore, Ticket};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A listener of a [`Server`].
+#[derive(Clone, Debug)]
+pub struct ListenerOptions {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Certificates; `None`: no TLS.
+    pub tls: Option<TlsFiles>,
+    /// It speaks MQTT over WebSocket only; `None`: MQTT at once.
+    pub websocket: Option<WebSocketRules>,
+    /// Sizes of the buffers of its sockets.
+    pub sockets: SocketOptions,
+    /// What its clients may do.
+    pub rules: Arc<ListenerConfig>,
+}
+
+impl Default for ListenerOptions {
+    /// MQTT on TCP, port 1883 of this machine only.
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 1883)),
+            tls: None,
+            websocket: None,
+            sockets: SocketOptions::default(),
+            rules: Arc::default(),
+        }
+    }
+}
+
+/// What a [`Server`] can be told.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where it listens.
+    pub listeners: Vec<ListenerOptions>,
+    /// Connections at once over all listeners, those in a TLS handshake included. One more is closed at once: before
+    /// CONNECT nothing can be said.
+    pub max_connections: usize,
+    /// Bytes held of packets that have not wholly arrived, all connections together. The connection that would hold
+    /// more is cut.
+    pub max_partial: usize,
+    /// A client whose socket takes nothing for so long, while there is something for it, is cut.
+    pub write_timeout: Duration,
+    /// How long clients have to go when the server ends.
+    pub drain_timeout: Duration,
+    /// The broker.
+    pub broker: BrokerConfig,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listeners: vec![ListenerOptions::default()],
+            max_connections: 20_000,
+            max_partial: 256 << 20,
+            write_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(5),
+            broker: BrokerConfig::default(),
+        }
+    }
+}
+
+/// Takes messages that did not arrive.
+pub type OnDead = Box<dyn FnMut(Vec<DeadLetter>) + Send>;
+
+/// An MQTT server that listens.
+pub struct Server {
+    edge: EdgeServer<ListenerConfig>,
+    store: Arc<dyn LogStore>,
+    access: Arc<dyn Access>,
+    broker: BrokerConfig,
+    drain_timeout: Duration,
+    on_dead: Option<OnDead>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Reads the certificates and listens; connections wait until [`Server::run`]. The store must have been started.
+    pub fn bind(
+        config: ServerConfig,
+        store: Arc<dyn LogStore>,
+        access: Arc<dyn Access>,
+    ) -> Result<Self, ServerError> {
+        let listeners = config.listeners.into_iter().map(|listener| Listen {
+            address: listener.address,
+            tls: listener.tls,
+            websocket: listener.websocket,
+            sockets: listener.sockets,
+            rules: listener.rules,
+        });
+        let edge = EdgeConfig {
+            listeners: listeners.collect(),
+            max_connections: config.max_connections,
+            max_partial: config.max_partial,
+            write_timeout: config.write_timeout,
+        };
+        Ok(Self {
+            edge: EdgeServer::bind(edge, store.clone())?,
+            store,
+            access,
+            broker: config.broker,
+            drain_timeout: config.drain_timeout,
+            on_dead: None,
+        })
+    }
+
+    /// `on_dead` is called with messages that did not arrive, on the thread of the broker. Without it they are gone.
+    #[must_use]
+    pub fn on_dead(mut self, on_dead: OnDead) -> Self {
+        self.on_dead = Some(on_dead);
+        self
+    }
+
+    /// Where it listens, in the order of its configuration.
+    pub fn local_addrs(&self) -> io::Result<Vec<SocketAddr>> {
+        self.edge.addresses()
+    }
+
+    /// To be asked things while it runs.
+    pub fn handle(&self) -> ServerHandle {
+        self.edge.handle()
+    }
+
+    /// Serves, on the thread `postroad-mqtt`, until `shutdown` is ready, then drains: no new connections, and clients of
+    /// MQTT 5.0 are told. Who has not gone after [`ServerConfig::drain_timeout`] is cut.
+    ///
+    /// After an error the broker is gone, and the process should end: [`ServerError::Panicked`] is never survived.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self { edge, store, access, broker, drain_timeout, on_dead } = self;
+        let open = move |now| {
+            let broker = Broker::open(broker, store, access, now).map_err(|error| error.to_string())?;
+            Ok(Behind { broker, on_dead })
+        };
+        edge.run(open, shutdown, drain_timeout).await
+    }
+}
+
+/// The broker, and where its dead letters go.
+struct Behind {
+    broker: Broker,
+    on_dead: Option<OnDead>,
+}
+
+impl Machine for Behind {
+    type Id = ConnId;
+    type Listener = ListenerConfig;
+    type Outbox = Outbox;
+
+    fn connect(&mut self, listener: &Arc<ListenerConfig>, origin: Origin, now: u64) -> Option<ConnId> {
+        let peer = Peer { address: origin.address, certificate: origin.certificate };
+        self.broker.connect(listener, peer, now).ok()
+    }
+
+    fn input(&mut self, id: ConnId, input: &mut BytesMut, now: u64) {
+        self.broker.input(id, input, now);
+    }
+
+    fn lost(&mut self, id: ConnId, now: u64) {
+        self.broker.lost(id, now);
+    }
+
+    fn committed(&mut self, now: u64) {
+        self.broker.committed(now);
+    }
+
+    fn tick(&mut self, now: u64) {
+        self.broker.tick(now);
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.broker.next_deadline()
+    }
+
+    fn pending(&mut self) -> Option<Ticket> {
+        self.broker.pending()
+    }
+
+    fn touched(&mut self, out: &mut Vec<ConnId>) {
+        let dead = self.broker.dead_letters();
+        if !dead.is_empty()
+            && let Some(on_dead) = &mut self.on_dead
+        {
+            on_dead(dead);
+        }
+        self.broker.touched(out);
+    }
+
+    fn outbox(&mut self, id: ConnId) -> Option<&mut Outbox> {
+        self.broker.outbox(id)
+    }
+
+    fn written(&mut self, id: ConnId, now: u64) {
+        self.broker.written(id, now);
+    }
+
+    fn wants_input(&mut self, id: ConnId) -> bool {
+        self.broker.wants_input(id)
+    }
+
+    fn drain(&mut self, now: u64) {
+        self.broker.drain(now);
+    }
+}
+
+impl Output for Outbox {
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+    fn slices<'a>(&'a self, out: &mut Vec<IoSlice<'a>>) {
+        self.slices(out);
+    }
+    fn advance(&mut self, written: usize) {
+        self.advance(written);
+    }
+    fn close_after(&self) -> bool {
+        self.close_after()
+    }
+}
+
+impl Rules for ListenerConfig {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+    fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+}
