@@ -52,13 +52,13 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where the JSON-log broker listens, or `off` [setting: jsonlog.listen]
-    #[arg(long, value_name = "ADDR|off")]
+    #[arg(long, value_name = "ADDR|off", overrides_with = "jsonlog")]
     jsonlog: Option<String>,
     /// Where the MQTT broker listens, or `off` [setting: mqtt.listen]
-    #[arg(long, value_name = "ADDR|off")]
+    #[arg(long, value_name = "ADDR|off", overrides_with = "mqtt")]
     mqtt: Option<String>,
     /// Where HTTP is served (MQTT over WebSocket at /mqtt), or `off` [setting: http.listen]
-    #[arg(long, value_name = "ADDR|off")]
+    #[arg(long, value_name = "ADDR|off", overrides_with = "http")]
     http: Option<String>,
     /// When `ok` is said [setting: journal.sync]
     #[arg(long, value_name = "MODE", value_enum)]

@@ -16,8 +16,8 @@ pub(super) struct Book {
     pen: Pen,
     scratch: Scratch,
     events: Vec<Event>,
-    /// A snapshot of this ticket was written: when it is committed, what it stands for may go.
-    pub(super) snapshot: Option<Ticket>,
+    /// A snapshot of this ticket was written: when it is committed, messages before this one may go.
+    pub(super) snapshot: Option<(Ticket, u64)>,
     failure: Option<LogError>,
 }
 
@@ -90,8 +90,8 @@ impl Book {
         (seq, self.note(appended))
     }
 
-    /// Begins a new segment with what `write` writes.
-    pub(super) fn snapshot(&mut self, now: Millis, write: impl FnOnce(&mut Pen, &mut dyn Append)) {
+    /// Begins a new segment with what `write` writes; messages before `oldest` are not needed when that is committed.
+    pub(super) fn snapshot(&mut self, now: Millis, oldest: u64, write: impl FnOnce(&mut Pen, &mut dyn Append)) {
         let mut write = Some(write);
         let mut pen = Pen::snapshot();
         let appended = self.log.snapshot(now, &mut |append| {
@@ -99,7 +99,7 @@ impl Book {
                 write(&mut pen, append);
             }
         });
-        self.snapshot = Some(self.note(appended));
+        self.snapshot = Some((self.note(appended), oldest));
     }
 
     fn note(&mut self, appended: Result<Ticket, LogError>) -> Ticket {

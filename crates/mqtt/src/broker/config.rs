@@ -125,7 +125,7 @@ impl Default for BrokerConfig {
         Self {
             max_connections: 20_000,
             max_sessions: 1_000_000,
-            max_subscriptions: 1000,
+            max_subscriptions: 10_000,
             max_queued: 100_000,
             max_queued_bytes: 16 << 20,
             overflow: Overflow::DropNewest,

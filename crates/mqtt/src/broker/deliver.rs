@@ -5,9 +5,10 @@ use super::conn::{Conn, Stage};
 use super::message::Message;
 use super::outgoing::{Entry, Phase, packet_id};
 use super::session::{Session, Target};
-use super::{Broker, DeadLetter};
-use crate::codec::{Ack, PacketId, PacketType, PublishHead, Qos, SubscriptionId, Utf8};
+use super::{Broker, DeadLetter, Waiting};
+use crate::codec::{Ack, PacketId, PacketType, PublishHead, Qos, ReasonCode, SubscriptionId, Utf8};
 use postroad_core::mailbox::Millis;
+use postroad_engine::log::Ticket;
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -118,6 +119,9 @@ impl Broker {
             });
             if let Err(error) = result {
                 tracing::error!(%error, "messages could not be read from the log");
+                // They are owed still: the client gets them when it is back, and the log can be read.
+                self.fail_with(id, ReasonCode::UnspecifiedError, Some("the server cannot read its log"), true, now);
+                return false;
             }
         }
         let mut unsendable: Vec<(u64, Option<&'static str>)> = Vec::new();
@@ -245,7 +249,12 @@ impl Broker {
             };
             let Some((to, options)) = self.other_member(index, &message) else { continue };
             let from_logged = entry.logged;
+            let from = self.state.sessions.get(index).map_or(0, |session| session.number);
             let Some(session) = self.state.sessions.get_mut(to) else { continue };
+            if from_logged && !session.durable {
+                // It would not survive a crash there.
+                continue;
+            }
             entry = Entry::new(entry.seq, Some(message), options.qos.min(entry.qos), entry.retain, entry.ids);
             entry.shared = true;
             entry.logged = session.durable && entry.seq != 0;
@@ -255,24 +264,20 @@ impl Broker {
             if logged {
                 session.logged_next = to_number + 1;
             }
-            session.queue().offer(to_number);
-            if logged || from_logged {
-                let from = self.state.sessions.get(index).map_or(0, |session| session.number);
-                // Both in one record's company: a crash in between can only leave the message where it was, too.
-                self.book.append(now, |pen, log| {
-                    if logged {
-                        pen.given(log, id, to_number, seq, qos, retain, &ids);
-                    }
+            let mut ticket = Ticket(0);
+            if logged {
+                ticket = self.book.append(now, |pen, log| {
                     if from_logged {
-                        pen.done(log, from, number, number);
+                        pen.moved(from, number);
                     }
+                    pen.given(log, id, to_number, seq, qos, retain, &ids);
                 });
-                self.overdue = true;
             }
             if let Some(queue) = self.state.sessions.get_mut(index).and_then(Session::outgoing_mut) {
                 queue.finish(number, now);
             }
-            self.pump(to, now);
+            // Not before: after a crash it may still be where it was.
+            self.after(ticket, Waiting::Given { session: to, id, first: to_number, last: to_number }, now);
         }
     }
 
@@ -323,6 +328,7 @@ fn letter(
         topic: message.topic.clone(),
         seq,
         payload: message.payload.clone(),
+        content_type: message.properties.as_ref().and_then(|properties| properties.content_type.clone()),
         client,
         id,
         reason,

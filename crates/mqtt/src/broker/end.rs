@@ -21,8 +21,8 @@ impl Broker {
             }
             session.expiry = asked.min(self.config.session_expiry_max);
         }
-        // [MQTT-3.14.4-3]: the will goes, unless the client wants it.
-        self.part(id, disconnect.reason == ReasonCode::DisconnectWithWill, now);
+        // [MQTT-3.14.4-3]: the will goes. With any other reason than a normal end it is published (section 3.14.2.1).
+        self.part(id, disconnect.reason != ReasonCode::Success, now);
         self.close(id);
     }
 
@@ -51,6 +51,7 @@ impl Broker {
             queue.detach(now);
             queue.forget_bodies();
         }
+        session.sent = session.outgoing().map_or(0, super::outgoing::Outgoing::sent);
         session.tidy();
         let number = session.number;
         let (expiry, delay) = (session.expiry, session.will.as_ref().map(|will| will.delay));

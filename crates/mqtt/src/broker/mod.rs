@@ -47,7 +47,7 @@ pub use sys::Counters;
 
 use crate::access::Access;
 use crate::codec::{
-    Ack, Connack, DecodeError, Disconnect, DisconnectProperties, Packet, PacketId, PacketType, ReasonCode, Utf8,
+    Ack, Connack, DecodeError, Disconnect, DisconnectProperties, Packet, PacketId, PacketType, ReasonCode, Utf8, Version,
 };
 use acks::Batch;
 use book::Book;
@@ -94,6 +94,8 @@ pub struct DeadLetter {
     pub seq: u64,
     /// Its payload.
     pub payload: bytes::Bytes,
+    /// What its publisher says that is (MQTT 5.0).
+    pub content_type: Option<Utf8>,
     /// The client that did not get it.
     pub client: Utf8,
     /// Names this death: the same message dies only once for a client.
@@ -113,6 +115,8 @@ enum Waiting {
     Ack { conn: ConnId, kind: PacketType, id: PacketId, reason: ReasonCode, counted: bool },
     Packet { conn: ConnId, packet: Box<Packet> },
     Offer { seq: u64, message: Arc<Message>, targets: SmallVec<[Target; 1]> },
+    /// Numbers in the queue of a session, by its place and its number, are in the log.
+    Given { session: usize, id: u64, first: u64, last: u64 },
     /// CONNACK or SUBACK was sent: what waits for its session may follow.
     Resume { conn: ConnId },
 }
@@ -227,6 +231,7 @@ impl Broker {
                 buf.clear();
                 break;
             }
+            let modern = matches!(conn.stage, Stage::New) && is_modern(buf);
             match conn.decoder.decode(buf) {
                 Ok(Some(packet)) => {
                     self.counters.packets_received += 1;
@@ -235,6 +240,10 @@ impl Broker {
                 Ok(None) => break,
                 Err(error) => {
                     buf.clear();
+                    if modern {
+                        // [MQTT-3.1.2-2]: in the newest version of ours.
+                        conn.version = Version::V5;
+                    }
                     self.malformed(id, error, now);
                     break;
                 }
@@ -456,6 +465,13 @@ impl Broker {
             }
             Waiting::Packet { conn, packet } => self.send(conn, &packet),
             Waiting::Offer { seq, message, targets } => self.offer(seq, &message, &targets, now),
+            Waiting::Given { session: index, id, first, last } => {
+                let Some(session) = self.state.sessions.get_mut(index).filter(|session| session.number == id) else {
+                    return;
+                };
+                (first..=last).for_each(|number| session.queue().offer(number));
+                self.pump(index, now);
+            }
             Waiting::Resume { conn: id } => {
                 let Some(conn) = self.conn_mut(id) else { return };
                 conn.greeted = true;
@@ -486,9 +502,7 @@ impl Broker {
         self.counters.malformed += 1;
         tracing::debug!(?id, clause = error.clause(), "{error}");
         let Some(conn) = self.conn_mut(id) else { return };
-        if let Some(version) = conn.decoder.version() {
-            conn.version = version;
-        }
+        conn.version = conn.decoder.version().unwrap_or(conn.version);
         let text = error.to_string();
         if matches!(conn.stage, Stage::New) {
             self.refuse(id, error.reason(), Some(&text));
@@ -560,4 +574,16 @@ impl Broker {
             conn.out.clear();
         }
     }
+}
+
+/// True if `buf` begins with a CONNECT of version 5 or above.
+fn is_modern(buf: &[u8]) -> bool {
+    let level = || {
+        let body = buf.get(1..)?;
+        let length = body.iter().take(4).position(|byte| byte & 0x80 == 0)? + 1;
+        let body = body.get(length..)?;
+        let (name, rest) = body.split_first_chunk::<2>()?;
+        rest.get(usize::from(u16::from_be_bytes(*name))).copied()
+    };
+    level().is_some_and(|level| level >= 5)
 }

@@ -128,6 +128,11 @@ impl Outgoing {
 
     /// Recovery: numbers before this one were used by messages that are gone.
     pub(super) fn skip_to(&mut self, number: u64) {
+        if self.entries.is_empty() && self.base < number {
+            // A session may have had millions of messages before.
+            self.mailbox.restore_settled(self.base, number - 1);
+            self.base = number;
+        }
         while self.next() < number {
             let number = self.next();
             let mut entry = Entry::new(0, None, Qos::AtLeastOnce, false, SubscriptionIds::new());
@@ -161,11 +166,17 @@ impl Outgoing {
         }
     }
 
-    /// Recovery: the first `count` messages may have been sent before.
-    pub(super) fn presume_sent(&mut self, count: usize) {
+    /// Recovery: messages up to `number` may have been sent before.
+    pub(super) fn presume_sent(&mut self, number: u64) {
+        let count = (number + 1).saturating_sub(self.base).min(self.entries.len() as u64) as usize;
         for entry in self.entries.iter_mut().take(count).filter(|entry| entry.phase == Phase::Queued) {
             entry.phase = Phase::Sent;
         }
+    }
+
+    /// The highest number that may have been sent; 0 if there is none.
+    pub(super) fn sent(&self) -> u64 {
+        self.iter().filter(|(_, entry)| entry.phase != Phase::Queued).last().map_or(0, |(number, _)| number)
     }
 
     /// The client is there and takes at most `window` messages at once.

@@ -101,8 +101,13 @@ impl Broker {
         let durability = self.durability(id, &message.topic);
         let done = self.route(message, Some(index), origin, durability, now);
         let Some(packet) = publish.packet_id else {
-            if let Some(offer) = done.offer {
-                self.after(Ticket(0), offer, now);
+            if let Some(Waiting::Offer { seq, message, targets }) = done.offer {
+                if done.logged {
+                    // It is retained: its memory is needed until the log has it, and nobody else asks for the commit.
+                    let stored = Waiting::Offer { seq, message: message.clone(), targets: smallvec::SmallVec::new() };
+                    self.after(done.ticket, stored, now);
+                }
+                self.perform(Waiting::Offer { seq: 0, message, targets }, now);
             }
             return;
         };

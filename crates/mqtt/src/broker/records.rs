@@ -1,7 +1,7 @@
 //! The records of the broker's log beside messages. `docs/mqtt-log.md` lists them.
 //!
 //! Numbers of sessions are `d`, numbers in a session's queue `n` (up to `to`). The journal's own
-//! keys (`s`, `t`, `k`, `m`, `c`) are taken. Records of a snapshot have a `z` before
+//! keys (`s`, `t`, `k`, `m`, `c`) are taken. `u` and `un` are the session and the number that a message had before. Records of a snapshot have a `z` before
 //! their kind: they count only when the whole snapshot is there.
 
 use super::message::{self, Message};
@@ -20,8 +20,8 @@ use std::borrow::Cow;
 pub(super) enum Record<'a> {
     /// A session has a connection.
     Here { session: u64, client: Cow<'a, str>, expiry: u32, window: u16, will: Option<Box<Will>> },
-    /// It has none any more.
-    Away { session: u64, expiry: u32, since: Millis, keep_will: bool },
+    /// It has none any more; messages up to number `sent` may have been sent.
+    Away { session: u64, expiry: u32, since: Millis, keep_will: bool, sent: u64 },
     /// It has ended.
     Gone { session: u64 },
     /// It subscribes.
@@ -34,8 +34,16 @@ pub(super) enum Record<'a> {
     Received { session: u64, first: u64, last: u64 },
     /// An exchange with its client is over.
     Done { session: u64, first: u64, last: u64 },
-    /// A message of the log goes to this session.
-    Given { session: u64, number: u64, seq: u64, qos: Qos, retain: bool, ids: SubscriptionIds },
+    /// A message of the log goes to this session; `from`: from the queue of another one, and its number there.
+    Given {
+        session: u64,
+        number: u64,
+        seq: u64,
+        qos: Qos,
+        retain: bool,
+        ids: SubscriptionIds,
+        from: Option<(u64, u64)>,
+    },
     /// Its next message has this number.
     Skip { session: u64, next: u64 },
     /// Snapshot: ids that are open.
@@ -71,6 +79,10 @@ struct Fields<'a> {
     to: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     q: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    u: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    un: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     i: Vec<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -149,6 +161,7 @@ impl Pen {
             x: Some(session.expiry),
             at: Some(since),
             keep: session.will.is_some().then_some(1),
+            n: (session.sent > 0).then_some(session.sent),
             ..Fields::default()
         });
         self.write(log, "zaway");
@@ -202,6 +215,13 @@ impl Pen {
         if last > first {
             self.number("to", last);
         }
+    }
+
+    /// The next `given` takes its message from the queue of another session: one record, so that no crash can leave
+    /// the message in both queues, or in none.
+    pub(super) fn moved(&mut self, session: u64, number: u64) {
+        self.number("u", session);
+        self.number("un", number);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one record")]
@@ -289,6 +309,7 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
             expiry: fields.x?,
             since: fields.at?,
             keep_will: fields.keep.is_some(),
+            sent: fields.n.unwrap_or(0),
         },
         "gone" => Record::Gone { session: session? },
         "subs" => {
@@ -312,6 +333,7 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
             qos: Qos::from_u8(fields.o? & 3)?,
             retain: fields.o? & 4 != 0,
             ids: ids(&fields.i)?,
+            from: fields.u.zip(fields.un),
         },
         "skip" => Record::Skip { session: session?, next: fields.n? },
         "open" => Record::Open { session: session?, packets: fields.p },

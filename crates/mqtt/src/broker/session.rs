@@ -113,6 +113,9 @@ pub(super) struct Session {
     pub(super) who: Identity,
     /// When it lost its connection.
     pub(super) away: Option<Millis>,
+    /// Without a connection: messages up to this number may have been sent. After a crash nothing else says so, and
+    /// what may have been received must not go to another member of a share, nor expire.
+    pub(super) sent: u64,
     /// The window of its last connection.
     pub(super) window: u16,
     pub(super) incoming: Incoming,
@@ -142,6 +145,7 @@ impl Session {
             conn: None,
             who: Identity::anonymous(),
             away: None,
+            sent: 0,
             window: 0,
             incoming: Incoming::default(),
             outgoing: None,

@@ -16,7 +16,9 @@ impl Broker {
         }
         self.log_over(now);
         let state = &self.state;
-        self.book.snapshot(now, |pen, log| {
+        // Not what is needed when the snapshot is committed: what became needless since may not be in the log yet.
+        let oldest = oldest_needed(state).unwrap_or(u64::MAX);
+        self.book.snapshot(now, oldest, |pen, log| {
             pen.begin(log, state.next_number());
             for (_, session) in &state.sessions {
                 if !session.durable && !session.in_log {
@@ -55,12 +57,11 @@ impl Broker {
 
     /// Deletes segments that hold nothing that is needed, once a snapshot is committed.
     pub(super) fn trim(&mut self) {
-        if !self.book.snapshot.is_some_and(|ticket| self.book.is_committed(ticket)) {
+        let Some((_, oldest)) = self.book.snapshot.filter(|(ticket, _)| self.book.is_committed(*ticket)) else {
             return;
-        }
+        };
         self.book.snapshot = None;
-        let oldest = oldest_needed(&self.state);
-        if let Err(error) = self.book.log().trim(oldest.unwrap_or(u64::MAX)) {
+        if let Err(error) = self.book.log().trim(oldest) {
             tracing::warn!(%error, "old segments could not be deleted");
         }
     }

@@ -238,8 +238,9 @@ impl State {
                     session.will.clone_from(will);
                 }
             }
-            Record::Away { session, expiry, since, keep_will } => {
+            Record::Away { session, expiry, since, keep_will, sent } => {
                 if let Some(session) = self.numbered(*session) {
+                    session.sent = *sent;
                     session.expiry = *expiry;
                     session.away = Some(*since);
                     if !keep_will {
@@ -279,7 +280,12 @@ impl State {
                     queue.finish(number, time);
                 }
             }),
-            Record::Given { session, number, seq, qos, retain, ids } => {
+            Record::Given { session, number, seq, qos, retain, ids, from } => {
+                if let Some((from, at)) = from
+                    && let Some(queue) = self.numbered(*from).and_then(Session::outgoing_mut)
+                {
+                    queue.finish(*at, time);
+                }
                 if let Some(session) = self.numbered(*session) {
                     session.queue().skip_to(*number);
                     let mut entry = Entry::new(*seq, None, *qos, *retain, ids.clone());
@@ -452,11 +458,15 @@ impl Fold {
         Ok(())
     }
 
-    /// What the log says. Sessions that were connected may have been sent as much as their window took.
+    /// What the log says. Sessions that were connected may have been sent anything: what they had acknowledged already
+    /// may be missing in the log, so their window does not say how much.
     pub(super) fn finish(self) -> State {
         let mut state = self.state;
         for (_, session) in &mut state.sessions {
-            let sent = if session.away.is_none() { usize::from(session.window) } else { 0 };
+            if session.away.is_none() {
+                session.sent = session.next().saturating_sub(1);
+            }
+            let sent = session.sent;
             if let Some(queue) = session.outgoing_mut() {
                 queue.presume_sent(sent);
                 queue.offer_all();

@@ -2,7 +2,7 @@
 
 use super::message::Message;
 use super::outgoing::{Entry, SubscriptionIds};
-use super::session::{Options, wants_retained};
+use super::session::{Options, Session, wants_retained};
 use super::{Broker, ConnId, Waiting};
 use crate::access::Permit;
 use crate::codec::{Packet, Qos, ReasonCode, Suback, Subscribe, Unsuback, Unsubscribe, Utf8, topic};
@@ -66,7 +66,7 @@ impl Broker {
         self.after(ticket, Waiting::Resume { conn: id }, now);
     }
 
-    fn subscription_refusal(&self, id: ConnId, index: usize, filter: &Utf8) -> Option<ReasonCode> {
+    pub(super) fn subscription_refusal(&self, id: ConnId, index: usize, filter: &Utf8) -> Option<ReasonCode> {
         let session = self.state.sessions.get(index)?;
         let who = &self.conn(id)?.who;
         if let Permit::No(reason) = self.access.may_subscribe(who, &session.client, filter) {
@@ -110,6 +110,7 @@ impl Broker {
             }
         }
         let Some(session) = self.state.sessions.get_mut(index) else { return };
+        let first = session.next();
         for Match { seq, message } in found {
             let Some(level) = message.as_ref().map(|m| m.qos).or_else(|| levels.get(&seq).copied()) else { continue };
             let qos = level.min(options.qos);
@@ -121,14 +122,19 @@ impl Broker {
                 session.logged_next = at + 1;
                 given.push((at, seq, qos));
             }
-            session.queue().offer(at);
         }
+        let mut ticket = Ticket(0);
         if !given.is_empty() {
-            self.book.append(now, |pen, log| {
+            ticket = self.book.append(now, |pen, log| {
                 for (at, seq, qos) in &given {
                     pen.given(log, number, *at, *seq, *qos, true, &ids);
                 }
             });
+        }
+        // Not before: another message could get the id after a crash, and would be taken for a repetition.
+        let next = self.state.sessions.get(index).map_or(first, Session::next);
+        if next > first {
+            self.after(ticket, Waiting::Given { session: index, id: number, first, last: next - 1 }, now);
         }
     }
 

@@ -1,4 +1,5 @@
 //! The broker on a simulated disk, with clients that speak packets.
 
 mod exchange;
+mod retained;
 mod rig;

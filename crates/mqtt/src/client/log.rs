@@ -50,6 +50,8 @@ pub(super) trait Log: Send {
     fn committed(&self) -> Mark;
     /// Gets the commit of what was appended going, without waiting for it.
     fn flush(&mut self);
+    /// Waits until all that was appended is durable, or cannot be.
+    fn commit(&mut self) {}
     /// Whether records outlive this process.
     fn is_durable(&self) -> bool;
     /// Whether so many records are there that a snapshot is due.

@@ -58,7 +58,8 @@ pub fn validate_filter(filter: &str, max_levels: usize) -> Result<(), DecodeErro
 
 /// The parts of a shared subscription; `None` if `filter` does not begin with `$share/`.
 pub fn shared(filter: &str) -> Option<Result<Shared<'_>, DecodeError>> {
-    let rest = filter.strip_prefix("$share/")?;
+    // `$share` alone would be a filter, but nobody means it as one.
+    let rest = if filter == "$share" { "" } else { filter.strip_prefix("$share/")? };
     let (group, filter) = rest.split_once('/').unwrap_or((rest, ""));
     Some(if group.is_empty() {
         Err(DecodeError::ShareName)

@@ -10,7 +10,7 @@ mod config;
 mod connection;
 mod counters;
 mod edge;
-mod machine;
+pub(crate) mod machine;
 mod signal;
 mod stream;
 #[cfg(test)]

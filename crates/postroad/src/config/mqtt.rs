@@ -99,7 +99,7 @@ impl Default for Mqtt {
             subscribe_refusal: 135,
             max_connections: 20_000,
             max_sessions: 1_000_000,
-            max_subscriptions: 1000,
+            max_subscriptions: 10_000,
             max_packet: mib(1),
             receive_maximum: 1024,
             max_in_flight: 1024,

@@ -1,0 +1,378 @@
+//! Publishing as a state machine: messages, packets and commits come in, packets and records come out.
+//!
+//! A message is a record before it is on the wire, PUBREC is a record before PUBREL is on the wire, and the end of an
+//! exchange is a record when somebody gets to it: without it, PUBREL is sent once more. The packet id follows from the
+//! number of the message, so that the record of the one is the record of the other.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::BytesMut;
+use postroad_core::{Error, ErrorKind, Receipt, TicketResolver, Timestamp};
+
+use super::log::{Log, Mark, Record};
+use super::{NAME, Planted, lost, refusal};
+use crate::codec::{Ack, Packet, PacketId, PacketType, Publish, Qos, ReasonCode, Version};
+
+/// Where a message is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not sent since the server began to know this session.
+    Queued,
+    /// Sent, or perhaps sent.
+    Sent,
+    /// PUBREC came.
+    Received,
+}
+
+#[derive(Debug)]
+struct Flight {
+    publish: Publish,
+    expires: Option<Timestamp>,
+    stage: Stage,
+    /// The commit of its latest record.
+    mark: Mark,
+    bytes: usize,
+    ticket: Option<TicketResolver>,
+}
+
+/// What a server said of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// Whether it knows the session.
+    pub(super) session_present: bool,
+    /// How many PUBLISH it takes unacknowledged.
+    pub(super) receive_maximum: u16,
+    /// The largest packet it takes.
+    pub(super) maximum_packet_size: u32,
+}
+
+pub(super) struct Outgoing {
+    pub(super) log: Box<dyn Log>,
+    planted: Planted,
+    /// What is not done, by number.
+    flights: BTreeMap<u64, Flight>,
+    /// Bytes of all of them.
+    bytes: usize,
+    /// Ids of what was sent on this connection, or is to be released.
+    ids: HashMap<PacketId, u64>,
+    next: u64,
+    /// The next one to be looked at for sending.
+    cursor: u64,
+    terms: Option<Terms>,
+    quota: u16,
+    /// PUBRELs that wait for their commit.
+    releases: VecDeque<(Mark, Ack)>,
+    /// To be written.
+    pub(super) out: BytesMut,
+}
+
+/// The packet id of a message: no two of 65535 in a row have the same.
+fn packet_id(number: u64) -> PacketId {
+    PacketId::new((number.saturating_sub(1) % 65_535 + 1) as u16).unwrap_or(PacketId::MIN)
+}
+
+impl Outgoing {
+    /// Goes on where these records ended.
+    pub(super) fn new(log: Box<dyn Log>, records: Vec<Record>, planted: Planted) -> Self {
+        let mut outgoing = Self {
+            log,
+            planted,
+            flights: BTreeMap::new(),
+            bytes: 0,
+            ids: HashMap::new(),
+            next: 1,
+            cursor: 1,
+            terms: None,
+            quota: 0,
+            releases: VecDeque::new(),
+            out: BytesMut::new(),
+        };
+        for record in records {
+            outgoing.fold(record);
+        }
+        outgoing
+    }
+
+    fn fold(&mut self, record: Record) {
+        match record {
+            Record::Next(number) => self.next = self.next.max(number),
+            Record::Out { number, publish, expires } => {
+                self.next = self.next.max(number + 1);
+                let bytes = publish.encoded_len(Version::V5);
+                // It may have been sent. What is known of it already counts: a snapshot that a crash cut off says less.
+                if let Entry::Vacant(place) = self.flights.entry(number) {
+                    let stage = Stage::Sent;
+                    place.insert(Flight { publish, expires, stage, mark: 0, bytes, ticket: None });
+                    self.bytes += bytes;
+                }
+            }
+            Record::Received(number) => self.set_stage(number, Stage::Received),
+            Record::Again(number) => self.set_stage(number, Stage::Queued),
+            Record::Done(number) => {
+                if let Some(flight) = self.flights.remove(&number) {
+                    self.bytes -= flight.bytes;
+                }
+            }
+            // Of an inbox.
+            _ => {}
+        }
+    }
+
+    fn set_stage(&mut self, number: u64, stage: Stage) {
+        if let Some(flight) = self.flights.get_mut(&number) {
+            flight.stage = stage;
+        }
+    }
+
+    /// How many messages are not done, and their bytes.
+    pub(super) fn backlog(&self) -> (usize, usize) {
+        (self.flights.len(), self.bytes)
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.terms.is_some()
+    }
+
+    /// The largest packet the server takes, as far as it said.
+    pub(super) fn maximum_packet_size(&self) -> u32 {
+        self.terms.map_or(u32::MAX, |terms| terms.maximum_packet_size)
+    }
+
+    /// Takes a message.
+    pub(super) fn publish(
+        &mut self,
+        mut publish: Publish,
+        expires: Option<Timestamp>,
+        ticket: TicketResolver,
+        now: Timestamp,
+    ) {
+        if publish.qos == Qos::AtMostOnce {
+            set_expiry(&mut publish, expires, now);
+            if publish.encode(Version::V5, &mut self.out).is_ok() {
+                ticket.confirm(None, false);
+            }
+            return;
+        }
+        let number = self.next;
+        self.next += 1;
+        publish.packet_id = Some(packet_id(number));
+        let bytes = publish.encoded_len(Version::V5);
+        let record = Record::Out { number, publish, expires };
+        let mark = self.log.append(&record);
+        let Record::Out { publish, .. } = record else { return };
+        let flight = Flight { publish, expires, stage: Stage::Queued, mark, bytes, ticket: Some(ticket) };
+        self.bytes += bytes;
+        self.flights.insert(number, flight);
+        self.advance(now);
+    }
+
+    /// The server has accepted a connection.
+    pub(super) fn connected(&mut self, terms: Terms, now: Timestamp) {
+        self.terms = Some(terms);
+        self.quota = terms.receive_maximum;
+        self.cursor = 0;
+        self.ids.clear();
+        self.releases.clear();
+        self.out.clear();
+        for (number, flight) in &mut self.flights {
+            if !terms.session_present && flight.stage != Stage::Queued {
+                // It has lost the exchange, with the message or without: only sending it again loses nothing.
+                flight.mark = self.log.append(&Record::Again(*number));
+                flight.stage = Stage::Queued;
+            }
+            if flight.stage == Stage::Received {
+                let id = packet_id(*number);
+                self.ids.insert(id, *number);
+                self.releases.push_back((flight.mark, Ack::new(id)));
+            }
+        }
+        self.advance(now);
+    }
+
+    /// The connection is gone. Without a log nothing goes on: tickets are answered with what is known.
+    pub(super) fn lost(&mut self, why: &Error) {
+        self.terms = None;
+        self.releases.clear();
+        self.ids.clear();
+        self.out.clear();
+        if !self.log.is_durable() {
+            self.give_up(why);
+        }
+    }
+
+    /// Nobody will send what is here, at least not in this process.
+    pub(super) fn give_up(&mut self, why: &Error) {
+        let durable = self.log.is_durable();
+        let tickets: Vec<_> = self
+            .flights
+            .values_mut()
+            .filter_map(|flight| flight.ticket.take().map(|ticket| (flight.stage, ticket)))
+            .collect();
+        if !durable {
+            self.flights.clear();
+            self.bytes = 0;
+        }
+        for (stage, ticket) in tickets {
+            match stage {
+                Stage::Queued if !durable => ticket.refuse(why.clone()),
+                _ => ticket.unknown(why.clone()),
+            }
+        }
+    }
+
+    /// A packet of the server. An error is one of the protocol: the connection must end.
+    pub(super) fn packet(&mut self, packet: &Packet, now: Timestamp) -> Result<(), Error> {
+        match packet {
+            Packet::Puback(ack) => self.puback(ack),
+            Packet::Pubrec(ack) => self.pubrec(ack),
+            Packet::Pubcomp(ack) => self.pubcomp(ack),
+            other => return Err(unexpected(other.packet_type())),
+        }
+        self.advance(now);
+        Ok(())
+    }
+
+    fn find(&self, id: PacketId) -> Option<(u64, Qos, Stage)> {
+        let number = *self.ids.get(&id)?;
+        self.flights.get(&number).map(|flight| (number, flight.publish.qos, flight.stage))
+    }
+
+    fn puback(&mut self, ack: &Ack) {
+        if let Some((number, Qos::AtLeastOnce, Stage::Sent)) = self.find(ack.packet_id) {
+            self.done(number, answer(ack));
+        }
+    }
+
+    fn pubrec(&mut self, ack: &Ack) {
+        match self.find(ack.packet_id) {
+            Some((number, Qos::ExactlyOnce, Stage::Sent)) if ack.reason.is_error() => {
+                self.done(number, answer(ack));
+            }
+            Some((number, Qos::ExactlyOnce, stage @ (Stage::Sent | Stage::Received))) => {
+                let appended = (stage == Stage::Sent).then(|| self.log.append(&Record::Received(number)));
+                let Some(flight) = self.flights.get_mut(&number) else { return };
+                flight.stage = Stage::Received;
+                flight.mark = appended.unwrap_or(flight.mark);
+                self.releases.push_back((flight.mark, Ack::new(ack.packet_id)));
+            }
+            _ if ack.reason.is_error() => {}
+            // Of an exchange that is over here.
+            _ => {
+                let ack = Ack::with_reason(ack.packet_id, ReasonCode::PacketIdentifierNotFound);
+                self.releases.push_back((0, ack));
+            }
+        }
+    }
+
+    /// Also when the server does not know the id: then it heard PUBREL before, and the PUBCOMP got lost.
+    fn pubcomp(&mut self, ack: &Ack) {
+        if let Some((number, Qos::ExactlyOnce, Stage::Received)) = self.find(ack.packet_id) {
+            self.done(number, Receipt::Confirmed { position: None, duplicate: false });
+        }
+    }
+
+    fn done(&mut self, number: u64, receipt: Receipt) {
+        self.ids.remove(&packet_id(number));
+        let limit = self.terms.map_or(0, |terms| terms.receive_maximum);
+        self.quota = self.quota.saturating_add(1).min(limit);
+        self.log.append(&Record::Done(number));
+        let Some(flight) = self.flights.remove(&number) else { return };
+        self.bytes -= flight.bytes;
+        match flight.ticket {
+            Some(ticket) => ticket.resolve(receipt),
+            None => {
+                if let Receipt::Refused(why) = receipt {
+                    tracing::warn!(number, %why, "the server refused a message of the outbox");
+                }
+            }
+        }
+    }
+
+    /// Writes what the commits, the server and the window allow.
+    pub(super) fn advance(&mut self, now: Timestamp) {
+        let Some(terms) = self.terms else { return };
+        let committed = self.log.committed();
+        while let Some((mark, ack)) = self.releases.front() {
+            if *mark > committed && !self.planted.release_before_record {
+                break;
+            }
+            // An id and a reason that PUBREL may have: it is encoded.
+            let _ = ack.encode(PacketType::Pubrel, Version::V5, &mut self.out);
+            self.releases.pop_front();
+        }
+        let mut refused = Vec::new();
+        for (number, flight) in self.flights.range_mut(self.cursor..) {
+            if flight.stage == Stage::Received {
+                self.cursor = number + 1;
+                continue;
+            }
+            let id = packet_id(*number);
+            let early = flight.mark > committed && !self.planted.send_before_record;
+            if self.quota == 0 || early || self.ids.contains_key(&id) {
+                break;
+            }
+            self.cursor = number + 1;
+            set_expiry(&mut flight.publish, flight.expires, now);
+            if flight.publish.encoded_len(Version::V5) as u64 > u64::from(terms.maximum_packet_size) {
+                refused.push(*number);
+                continue;
+            }
+            // [MQTT-3.3.1-1]
+            flight.publish.dup = flight.stage == Stage::Sent;
+            if flight.publish.encode(Version::V5, &mut self.out).is_err() {
+                refused.push(*number);
+                continue;
+            }
+            flight.stage = Stage::Sent;
+            self.ids.insert(id, *number);
+            self.quota -= 1;
+        }
+        for number in refused {
+            let why = Error::new(ErrorKind::TooLarge, NAME, "larger than the largest packet of the server");
+            // It has not used the window.
+            let quota = self.quota;
+            self.done(number, Receipt::Refused(why));
+            self.quota = quota;
+        }
+        if self.log.wants_snapshot() {
+            let open = self.open_records();
+            self.log.snapshot(open);
+        }
+    }
+
+    /// Everything that a later life must know.
+    fn open_records(&self) -> Vec<Record> {
+        let mut records = vec![Record::Next(self.next)];
+        for (number, flight) in &self.flights {
+            let publish = flight.publish.clone();
+            records.push(Record::Out { number: *number, publish, expires: flight.expires });
+            match flight.stage {
+                Stage::Received => records.push(Record::Received(*number)),
+                Stage::Queued | Stage::Sent => {}
+            }
+        }
+        records
+    }
+}
+
+/// The protocol counts an expiry from the moment of sending.
+fn set_expiry(publish: &mut Publish, expires: Option<Timestamp>, now: Timestamp) {
+    if let (Some(expires), Some(properties)) = (expires, &mut publish.properties) {
+        let seconds = expires.since(now).as_millis().div_ceil(1000);
+        properties.message_expiry_interval = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+    }
+}
+
+/// What PUBACK or a failing PUBREC says.
+fn answer(ack: &Ack) -> Receipt {
+    if ack.reason.is_error() {
+        let text = ack.properties.as_ref().and_then(|properties| properties.reason_string.as_ref());
+        return Receipt::Refused(refusal(ack.reason, text.map(|text| text.as_str())));
+    }
+    Receipt::Confirmed { position: None, duplicate: false }
+}
+
+fn unexpected(kind: PacketType) -> Error {
+    lost(format!("the server sent a {kind:?} that has no place here"))
+}
