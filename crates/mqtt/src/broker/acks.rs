@@ -27,7 +27,7 @@ impl Batch {
 impl Broker {
     /// PUBACK: the end of a QoS 1 message.
     pub(super) fn puback(&mut self, id: ConnId, ack: &Ack, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
         let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else { return };
         if let Acked::Number(number) = queue.puback(ack.packet_id) {
             let refused = ack.reason.is_error().then_some("the subscriber refused it");
@@ -38,7 +38,7 @@ impl Broker {
 
     /// PUBREC: the client has the message. From now on it gets PUBREL, never the message again. [MQTT-4.3.3-4]
     pub(super) fn pubrec(&mut self, id: ConnId, ack: &Ack, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         if ack.reason.is_error() {
             // [MQTT-4.3.3-4]: the exchange is over.
@@ -87,7 +87,7 @@ impl Broker {
 
     /// PUBREL: the client will not send the message again, its id is free. [MQTT-4.3.3-11]
     pub(super) fn pubrel(&mut self, id: ConnId, ack: &Ack, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let (logged, reason) = match session.incoming.release(ack.packet_id) {
             Release::Open { logged } => (logged, ReasonCode::Success),
@@ -110,7 +110,7 @@ impl Broker {
 
     /// PUBCOMP: the end of a QoS 2 message. A record of it may be lost: at worst PUBREL is sent once more.
     pub(super) fn pubcomp(&mut self, id: ConnId, ack: &Ack, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
         let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else { return };
         if let Acked::Number(number) = queue.pubcomp(ack.packet_id) {
             self.finish(index, number, None, now);
@@ -134,7 +134,7 @@ impl Broker {
         let Some(id) = self.batch.conn.take() else { return };
         let received = self.batch.received.take();
         let released = std::mem::take(&mut self.batch.released);
-        let session = self.conn(id).and_then(|conn| conn.session()).and_then(|index| self.state.sessions.get(index));
+        let session = self.session_of(id).and_then(|index| self.state.sessions.get(index));
         let Some(number) = session.map(|session| session.number) else { return };
         self.log_over(now);
         let ticket = self.book.append(now, |pen, log| {
@@ -165,7 +165,8 @@ impl Broker {
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let Some(entry) = session.outgoing().and_then(|queue| queue.get(number)) else { return };
         let logged = entry.logged;
-        if let Some(reason) = dead {
+        let from = entry.from;
+        if let (Some(reason), None) = (dead, from) {
             let entry = entry.clone();
             self.bury(index, number, &entry, reason, now);
         }
@@ -177,6 +178,9 @@ impl Broker {
         if session.conn.is_none() {
             session.tidy();
         }
+        if let Some(from) = from {
+            return self.settle_work(index, from, dead, now);
+        }
         if !logged {
             return;
         }
@@ -185,12 +189,17 @@ impl Broker {
             _ => self.over.push((id, number, number)),
         }
         if self.over.len() == 1 {
-            let lazy = u64::try_from(self.config.lazy.as_millis()).unwrap_or(0);
-            self.timers.insert((now + lazy, Timer::Lazy));
+            self.make_due(now);
         }
         if self.over.len() >= 1024 {
             self.log_over(now);
         }
+    }
+
+    /// What nobody waits for is committed soon.
+    pub(super) fn make_due(&mut self, now: Millis) {
+        let lazy = u64::try_from(self.config.lazy.as_millis()).unwrap_or(0);
+        self.timers.insert((now + lazy, Timer::Lazy));
     }
 
     /// Writes the exchanges that are over to the log. Nobody waits for it.

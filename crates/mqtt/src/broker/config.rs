@@ -1,6 +1,8 @@
 //! What the broker can be told.
 
 use super::session::NEVER;
+use postroad_core::retry::RetryPolicy;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// When a message of QoS 1 or 2 is acknowledged.
@@ -87,6 +89,10 @@ pub struct BrokerConfig {
     pub max_in_flight: u16,
     /// Bytes that wait to be written to one connection before it gets no more messages.
     pub max_output: usize,
+    /// Messages of a work queue that one consumer may have at once.
+    pub queue_window: u16,
+    /// When messages of work queues come again, and when they do not any more.
+    pub queue_policy: RetryPolicy,
     /// Retained messages.
     pub max_retained: usize,
     /// Seconds that the session of a client before MQTT 5.0 lives on without a connection; `u32::MAX`: for ever.
@@ -131,6 +137,12 @@ impl Default for BrokerConfig {
             overflow: Overflow::DropNewest,
             max_in_flight: 1024,
             max_output: 256 << 10,
+            queue_window: 16,
+            queue_policy: RetryPolicy {
+                ack_wait: Duration::from_secs(30),
+                backoff: vec![Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)],
+                max_deliveries: NonZeroU32::new(10),
+            },
             max_retained: 2_000_000,
             session_expiry_v3: NEVER,
             session_expiry_max: NEVER,

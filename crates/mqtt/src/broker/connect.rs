@@ -161,10 +161,10 @@ impl Broker {
         let assigned = connect.client_id.is_empty();
         let client = if assigned { self.assign_client_id() } else { connect.client_id.clone() };
         let v5 = connect.version.is_v5();
-        if let Some(will) = &connect.will {
-            if !self.access.may_publish(&who, &client, &will.topic, will.retain) {
-                return self.refuse(id, ReasonCode::NotAuthorized, Some("the will may not be published"));
-            }
+        if let Some(will) = &connect.will
+            && !self.access.may_publish(&who, &client, &will.topic, will.retain)
+        {
+            return self.refuse(id, ReasonCode::NotAuthorized, Some("the will may not be published"));
         }
         let asked = match (v5, connect.clean_start) {
             (true, _) => connect.properties.session_expiry_interval.unwrap_or(0),
@@ -174,6 +174,9 @@ impl Broker {
         let expiry = asked.min(self.config.session_expiry_max);
         let other = self.state.by_client.get(&client).copied();
         if let Some(index) = other {
+            if self.state.sessions.get(index).is_some_and(|session| session.owner.as_deref() != who.name()) {
+                return self.refuse(id, ReasonCode::NotAuthorized, Some("the session of this client id belongs to another user"));
+            }
             self.take_over(index, now);
             if connect.clean_start {
                 // [MQTT-3.1.2-4]
@@ -200,6 +203,7 @@ impl Broker {
         let present = !std::mem::take(&mut session.fresh);
         session.conn = Some(id);
         session.who = who.clone();
+        session.owner = who.name().map(Into::into);
         session.expiry = expiry;
         session.window = window;
         session.away = None;

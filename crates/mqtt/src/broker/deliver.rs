@@ -251,8 +251,10 @@ impl Broker {
             let from_logged = entry.logged;
             let from = self.state.sessions.get(index).map_or(0, |session| session.number);
             let Some(session) = self.state.sessions.get_mut(to) else { continue };
-            if from_logged && !session.durable {
-                // It would not survive a crash there.
+            let exactly_once = options.qos.min(entry.qos) == Qos::ExactlyOnce;
+            if from_logged && !session.durable || entry.seq == 0 && session.durable && exactly_once {
+                // It would not survive a crash there, or its packet id would be given to another message after one,
+                // which the client would take for a repetition.
                 continue;
             }
             entry = Entry::new(entry.seq, Some(message), options.qos.min(entry.qos), entry.retain, entry.ids);
@@ -315,7 +317,7 @@ impl Broker {
     }
 }
 
-fn letter(
+pub(super) fn letter(
     message: &Message,
     seq: u64,
     client: Utf8,

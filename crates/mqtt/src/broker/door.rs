@@ -4,6 +4,7 @@
 //! An inner connection is a client like others, with a session whose id begins with [`RESERVED`]; what the broker has
 //! for it is in its outbox, as for others. So windows, packet ids and durability are those of MQTT sessions.
 
+use super::conn::Conn;
 use super::message::{Held, Message, Origin};
 use super::outgoing::{Entry, SubscriptionIds};
 use super::session::{NEVER, Options, Session};
@@ -59,6 +60,11 @@ pub(crate) enum Let {
 }
 
 impl Broker {
+    /// To be called before a turn that may append.
+    pub(crate) fn door_begin(&mut self, now: Millis) {
+        self.maybe_snapshot(now);
+    }
+
     /// When all that was appended is committed; something waits for it.
     pub(crate) fn door_ticket(&mut self) -> Ticket {
         self.overdue = true;
@@ -75,7 +81,12 @@ impl Broker {
     }
 
     /// Who a client of another door is: nothing but its address and its certificate speak for it.
-    pub(crate) fn door_identity(&self, client: &str, listener: &ListenerConfig, peer: &Peer) -> Result<Identity, Denied> {
+    pub(crate) fn door_identity(
+        &self,
+        client: &str,
+        listener: &ListenerConfig,
+        peer: &Peer,
+    ) -> Result<Identity, Denied> {
         self.access.authenticate(&Attempt {
             client_id: client,
             user_name: None,
@@ -118,7 +129,7 @@ impl Broker {
 
     /// Ends the session of an inner connection, and the connection.
     pub(crate) fn door_end(&mut self, id: ConnId, now: Millis) {
-        if let Some(index) = self.conn(id).and_then(|conn| conn.session()) {
+        if let Some(index) = self.conn(id).and_then(Conn::session) {
             self.lost(id, now);
             self.end_session(index, now);
         }
@@ -126,7 +137,6 @@ impl Broker {
 
     /// The client of an inner connection sends a packet.
     pub(crate) fn door_packet(&mut self, id: ConnId, packet: Packet, now: Millis) {
-        self.maybe_snapshot(now);
         self.packet(id, packet, now);
         self.log_batch(now);
     }
@@ -140,8 +150,13 @@ impl Broker {
 
     /// Subscribes the session of an inner connection to one topic, at QoS 2 whatever comes, without retained messages.
     /// True: it is new.
-    pub(crate) fn door_subscribe(&mut self, id: ConnId, topic: &Utf8, now: Millis) -> Result<bool, ReasonCode> {
-        let index = self.conn(id).and_then(|conn| conn.session()).ok_or(ReasonCode::ServerUnavailable)?;
+    pub(crate) fn door_subscribe(
+        &mut self,
+        id: ConnId,
+        topic: &Utf8,
+        now: Millis,
+    ) -> Result<bool, ReasonCode> {
+        let index = self.conn(id).and_then(Conn::session).ok_or(ReasonCode::ServerUnavailable)?;
         match self.subscription_refusal(id, index, topic) {
             Some(reason) => Err(reason),
             None => Ok(!self.door_mark(index, topic, true, now)),
@@ -157,9 +172,15 @@ impl Broker {
 
     /// `no_local` is the mark of a pause: nothing is published from such a session, so it has no other effect.
     fn door_mark(&mut self, index: usize, topic: &Utf8, active: bool, now: Millis) -> bool {
-        let options =
-            Options { qos: Qos::ExactlyOnce, no_local: !active, retain_as_published: false, id: None, exactly_once: true };
-        let same = self.state.sessions.get(index).and_then(|session| session.subscriptions.get(topic)) == Some(&options);
+        let options = Options {
+            qos: Qos::ExactlyOnce,
+            no_local: !active,
+            retain_as_published: false,
+            id: None,
+            exactly_once: true,
+        };
+        let same = self.state.sessions.get(index).and_then(|session| session.subscriptions.get(topic))
+            == Some(&options);
         if same {
             return true;
         }
@@ -197,8 +218,15 @@ impl Broker {
     }
 
     /// A message in flight becomes a dead letter, and the next one may follow.
-    pub(crate) fn door_bury(&mut self, id: ConnId, packet: PacketId, reason: &'static str, attempts: u32, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return };
+    pub(crate) fn door_bury(
+        &mut self,
+        id: ConnId,
+        packet: PacketId,
+        reason: &'static str,
+        attempts: u32,
+        now: Millis,
+    ) {
+        let Some(index) = self.conn(id).and_then(Conn::session) else { return };
         let queue = self.state.sessions.get(index).and_then(Session::outgoing);
         let Some(number) = queue.map(|queue| queue.number(packet)) else { return };
         let before = self.dead.len();
@@ -235,14 +263,17 @@ impl Broker {
     /// How many messages such a session has.
     pub(crate) fn door_stored(&self, client: &str) -> usize {
         let index = self.state.by_client.get(client);
-        index.and_then(|index| self.state.sessions.get(*index)?.outgoing()).map_or(0, super::outgoing::Outgoing::len)
+        index
+            .and_then(|index| self.state.sessions.get(*index)?.outgoing())
+            .map_or(0, super::outgoing::Outgoing::len)
     }
 
     /// Forgets the oldest messages of such a session beyond `max`.
     pub(crate) fn door_store_limit(&mut self, client: &str, max: usize, now: Millis) {
         while self.door_stored(client) > max {
             let Some(index) = self.state.by_client.get(client).copied() else { return };
-            let oldest = self.state.sessions.get(index).and_then(|s| s.outgoing()?.iter().next().map(|(n, _)| n));
+            let oldest =
+                self.state.sessions.get(index).and_then(|s| s.outgoing()?.iter().next().map(|(n, _)| n));
             let Some(number) = oldest else { return };
             self.finish(index, number, None, now);
         }
@@ -250,14 +281,18 @@ impl Broker {
 
     /// Gives the session of an inner connection what such a session has kept.
     pub(crate) fn door_give(&mut self, from: &str, to: ConnId, now: Millis) {
-        let Some(from) = self.state.by_client.get(from).and_then(|index| self.state.sessions.get(*index)) else { return };
-        let kept = from.outgoing().map(|queue| queue.iter().map(|(_, entry)| entry.seq).filter(|seq| *seq != 0));
+        let Some(from) = self.state.by_client.get(from).and_then(|index| self.state.sessions.get(*index))
+        else {
+            return;
+        };
+        let kept =
+            from.outgoing().map(|queue| queue.iter().map(|(_, entry)| entry.seq).filter(|seq| *seq != 0));
         let seqs: Vec<u64> = kept.into_iter().flatten().collect();
         let mut found: Vec<(u64, Arc<Message>)> = Vec::new();
         if let Err(error) = self.book.read(&seqs, |seq, message| found.push((seq, Arc::new(message)))) {
             tracing::error!(%error, "what was kept could not be read from the log");
         }
-        let Some(index) = self.conn(to).and_then(|conn| conn.session()) else { return };
+        let Some(index) = self.conn(to).and_then(Conn::session) else { return };
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let ids = SubscriptionIds::new();
         let number = session.number;
@@ -280,13 +315,11 @@ impl Broker {
 
     /// Publishes a message of the door itself.
     pub(crate) fn door_publish(&mut self, message: DoorMessage, now: Millis) -> Ticket {
-        self.maybe_snapshot(now);
         self.distribute(message.at(now), None, Origin::default(), now)
     }
 
     /// Keeps a message until it is released; says under which number, and when that is committed.
     pub(crate) fn door_hold(&mut self, holder: &Utf8, message: DoorMessage, now: Millis) -> (u64, Ticket) {
-        self.maybe_snapshot(now);
         let index = self.door_store(holder, now);
         let Some(session) = self.state.sessions.get_mut(index) else { return (0, Ticket(u64::MAX)) };
         let origin = Origin { session: Some(session.number), held: Some(Held::Kept), ..Origin::default() };
@@ -299,8 +332,9 @@ impl Broker {
 
     /// Publishes a message that was held and is committed.
     pub(crate) fn door_release(&mut self, holder: &str, number: u64, now: Millis) -> Let {
-        self.maybe_snapshot(now);
-        let Some(session) = self.state.by_client.get(holder).and_then(|index| self.state.sessions.get(*index)) else {
+        let Some(session) =
+            self.state.by_client.get(holder).and_then(|index| self.state.sessions.get(*index))
+        else {
             return Let::Never;
         };
         if number == 0 || number >= session.next() {
@@ -316,17 +350,21 @@ impl Broker {
         }
         let Some(mut message) = found else { return Let::Unreadable };
         message.time = now;
-        if let Some(queue) = self.state.session(holder).and_then(|index| self.state.sessions.get_mut(index)?.outgoing_mut()) {
+        if let Some(queue) =
+            self.state.session(holder).and_then(|index| self.state.sessions.get_mut(index)?.outgoing_mut())
+        {
             queue.finish(number, now);
         }
-        let origin = Origin { session: Some(holder), held: Some(Held::Released(number)), ..Origin::default() };
+        let origin =
+            Origin { session: Some(holder), held: Some(Held::Released(number)), ..Origin::default() };
         Let::Go(self.distribute(message, None, origin, now))
     }
 
     /// The defect that [`Broker::door_release`] avoids: a crash between the two records publishes it again.
     pub(crate) fn door_release_in_two(&mut self, holder: &str, number: u64, now: Millis) -> Let {
         let Some(index) = self.state.by_client.get(holder).copied() else { return Let::Never };
-        let entry = self.state.sessions.get(index).and_then(|session| session.outgoing()?.get(number).cloned());
+        let entry =
+            self.state.sessions.get(index).and_then(|session| session.outgoing()?.get(number).cloned());
         let mut found = None;
         let _ = self.book.read(&[entry.map_or(0, |entry| entry.seq)], |_, message| found = Some(message));
         let Some(message) = found else { return Let::Before };
@@ -342,7 +380,9 @@ impl Broker {
         let numbers: HashMap<u64, u64> = queue.iter().map(|(number, entry)| (entry.seq, number)).collect();
         let seqs: Vec<u64> = queue.iter().map(|(_, entry)| entry.seq).collect();
         let mut held = Vec::new();
-        self.book.read(&seqs, |seq, message| held.extend(numbers.get(&seq).map(|number| (*number, message.time))))?;
+        self.book.read(&seqs, |seq, message| {
+            held.extend(numbers.get(&seq).map(|number| (*number, message.time)));
+        })?;
         Ok(held)
     }
 
@@ -351,5 +391,11 @@ impl Broker {
         if let Some(index) = self.state.by_client.get(holder).copied() {
             self.finish(index, number, Some(reason), now);
         }
+    }
+
+    /// Segments of the log.
+    #[cfg(test)]
+    pub(crate) fn door_segments(&self) -> u64 {
+        self.book.log().stats().segments as u64
     }
 }

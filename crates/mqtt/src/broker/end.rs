@@ -10,7 +10,7 @@ use postroad_core::mailbox::Millis;
 impl Broker {
     /// DISCONNECT of the client.
     pub(super) fn disconnected(&mut self, id: ConnId, disconnect: &Disconnect, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else {
+        let Some(index) = self.session_of(id) else {
             return self.close(id);
         };
         let asked = disconnect.properties.as_ref().and_then(|properties| properties.session_expiry_interval);
@@ -36,6 +36,9 @@ impl Broker {
     /// The session loses its connection.
     pub(super) fn part(&mut self, id: ConnId, will: bool, now: Millis) {
         self.log_batch(now);
+        if let Some(index) = self.session_of(id) {
+            self.detach_queues(index, now);
+        }
         let Some(conn) = self.conn_mut(id) else { return };
         let Some(index) = conn.session() else { return };
         conn.stage = Stage::Closing;
@@ -128,7 +131,7 @@ impl Broker {
 
     pub(super) fn check_expiry(&mut self, session: u64, now: Millis) {
         let Some(index) = self.state.session(session) else { return };
-        let due = self.state.sessions.get(index).and_then(|session| session.expires_at());
+        let due = self.state.sessions.get(index).and_then(super::session::Session::expires_at);
         if due.is_some_and(|due| due <= now) {
             self.counters.expired_sessions += 1;
             self.end_session(index, now);
@@ -168,11 +171,9 @@ impl Broker {
                 self.end_session(index, now);
                 continue;
             }
-            if crashed {
-                if let Some(session) = self.state.sessions.get(index) {
-                    self.book.append(now, |pen, log| pen.away(log, session, away));
-                    self.overdue = true;
-                }
+            if crashed && let Some(session) = self.state.sessions.get(index) {
+                self.book.append(now, |pen, log| pen.away(log, session, away));
+                self.overdue = true;
             }
             if let Some(delay) = delay {
                 self.timers.insert((away + u64::from(delay) * 1000, Timer::WillDelay(number)));

@@ -12,9 +12,9 @@ pub(super) struct Filters<T> {
 
 #[derive(Debug)]
 struct Node<T> {
-    children: HashMap<Box<str>, Node<T>>,
+    children: HashMap<Box<str>, Self>,
     // The level `+`.
-    one: Option<Box<Node<T>>>,
+    one: Option<Box<Self>>,
     // Filters that end here, and those that end with `#` here.
     here: Vec<T>,
     rest: Vec<T>,

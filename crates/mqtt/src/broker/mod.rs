@@ -25,10 +25,12 @@ pub(crate) mod door;
 mod end;
 mod filters;
 mod incoming;
+pub mod inspect;
 mod message;
 mod outbox;
 mod outgoing;
 mod publish;
+mod queue;
 mod records;
 mod retained;
 mod session;
@@ -117,6 +119,8 @@ enum Waiting {
     Offer { seq: u64, message: Arc<Message>, targets: SmallVec<[Target; 1]> },
     /// Numbers in the queue of a session, by its place and its number, are in the log.
     Given { session: usize, id: u64, first: u64, last: u64 },
+    /// Messages of work queues are in the log.
+    Work(Vec<queue::From>),
     /// CONNACK or SUBACK was sent: what waits for its session may follow.
     Resume { conn: ConnId },
 }
@@ -127,6 +131,7 @@ enum Timer {
     KeepAlive(ConnId),
     SessionExpiry(u64),
     WillDelay(u64),
+    Queue(u64),
     Sys,
     Lazy,
 }
@@ -151,6 +156,10 @@ pub struct Broker {
     // Nobody waits for what was appended last, but it is time.
     overdue: bool,
     draining: bool,
+    // Whose rights were checked last against which state of the access rules.
+    generation: u64,
+    // The store forgets everything with the process: messages need no records.
+    volatile: bool,
     started: Millis,
     // Reused memory.
     targets: Vec<Target>,
@@ -174,9 +183,12 @@ impl Broker {
         access: Arc<dyn Access>,
         now: Millis,
     ) -> Result<Self, BrokerError> {
-        let mut fold = Fold::default();
+        let mut fold = Fold::new(config.queue_policy.clone());
         let log = store.open_system("mqtt", &mut |view| fold.apply(view))?;
+        let volatile = store.sync_mode() == "memory";
         let mut broker = Self {
+            volatile,
+            generation: access.generation(),
             book: Book::new(store, log),
             access,
             state: fold.finish(),
@@ -225,8 +237,7 @@ impl Broker {
         };
         conn.last_seen = now;
         self.maybe_snapshot(now);
-        loop {
-            let Some(conn) = self.conn_mut(id) else { break };
+        while let Some(conn) = self.conn_mut(id) {
             if matches!(conn.stage, Stage::Closing) {
                 buf.clear();
                 break;
@@ -297,6 +308,7 @@ impl Broker {
     /// Time has passed.
     pub fn tick(&mut self, now: Millis) {
         self.maybe_snapshot(now);
+        self.check_rights(now);
         while let Some((due, timer)) = self.timers.first().copied()
             && due <= now
         {
@@ -305,6 +317,7 @@ impl Broker {
                 Timer::KeepAlive(conn) => self.check_alive(conn, now),
                 Timer::SessionExpiry(session) => self.check_expiry(session, now),
                 Timer::WillDelay(session) => self.check_will(session, now),
+                Timer::Queue(queue) => self.tick_queue(queue, now),
                 Timer::Sys => self.publish_sys(now),
                 Timer::Lazy => {
                     self.log_over(now);
@@ -313,6 +326,20 @@ impl Broker {
             }
         }
         self.log_batch(now);
+    }
+
+    /// After the rules of access changed: who would not be let in any more is not kept, either.
+    fn check_rights(&mut self, now: Millis) {
+        let generation = self.access.generation();
+        if generation == self.generation {
+            return;
+        }
+        self.generation = generation;
+        let gone = self.conns.iter().filter(|(_, conn)| conn.session().is_some() && !self.access.is_current(&conn.who));
+        let gone: Vec<ConnId> = gone.map(|(_, conn)| conn.id).collect();
+        for id in gone {
+            self.fail_with(id, ReasonCode::NotAuthorized, Some("the user was removed or has another password"), true, now);
+        }
     }
 
     /// When [`Broker::tick`] has something to do.
@@ -406,6 +433,11 @@ impl Broker {
         self.conns.get(id.index as usize).filter(|conn| conn.id == id)
     }
 
+    /// The session of a connection that was accepted.
+    fn session_of(&self, id: ConnId) -> Option<usize> {
+        self.conn(id).and_then(Conn::session)
+    }
+
     fn conn_mut(&mut self, id: ConnId) -> Option<&mut Conn> {
         self.conns.get_mut(id.index as usize).filter(|conn| conn.id == id)
     }
@@ -472,10 +504,12 @@ impl Broker {
                 (first..=last).for_each(|number| session.queue().offer(number));
                 self.pump(index, now);
             }
+            Waiting::Work(work) => self.offer_work(&work, now),
             Waiting::Resume { conn: id } => {
                 let Some(conn) = self.conn_mut(id) else { return };
                 conn.greeted = true;
                 if let Some(index) = conn.session() {
+                    self.attach_queues(index, now);
                     self.pump(index, now);
                 }
             }

@@ -52,13 +52,15 @@ pub(super) struct Entry {
     pub(super) ids: SubscriptionIds,
     /// Through a shared subscription: another member may have it instead.
     pub(super) shared: bool,
+    /// From a work queue: it is not this session's own.
+    pub(super) from: Option<super::queue::From>,
     // Acknowledged, and only still here because an older one is not.
     done: bool,
 }
 
 impl Entry {
     pub(super) fn new(seq: u64, message: Option<Arc<Message>>, qos: Qos, retain: bool, ids: SubscriptionIds) -> Self {
-        Self { seq, logged: false, message, qos, retain, phase: Phase::Queued, ids, shared: false, done: false }
+        Self { seq, logged: false, message, qos, retain, phase: Phase::Queued, ids, shared: false, from: None, done: false }
     }
 }
 

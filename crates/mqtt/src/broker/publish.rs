@@ -16,6 +16,7 @@ pub(super) struct Distributed {
     pub(super) logged: bool,
     pub(super) matched: bool,
     offer: Option<Waiting>,
+    work: Vec<super::queue::From>,
 }
 
 impl Broker {
@@ -109,6 +110,9 @@ impl Broker {
                 }
                 self.perform(Waiting::Offer { seq: 0, message, targets }, now);
             }
+            if !done.work.is_empty() {
+                self.after(done.ticket, Waiting::Work(done.work), now);
+            }
             return;
         };
         let kind = if qos == Qos::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
@@ -127,6 +131,9 @@ impl Broker {
         if let Some(offer) = done.offer {
             let ticket = if self.config.planted.deliver_before_commit { Ticket(0) } else { ticket };
             self.after(ticket, offer, now);
+        }
+        if !done.work.is_empty() {
+            self.after(ticket, Waiting::Work(done.work), now);
         }
     }
 
@@ -165,6 +172,9 @@ impl Broker {
         if let Some(offer) = done.offer {
             self.after(done.ticket, offer, now);
         }
+        if !done.work.is_empty() {
+            self.after(done.ticket, Waiting::Work(done.work), now);
+        }
         if done.logged {
             self.overdue = true;
         }
@@ -184,15 +194,17 @@ impl Broker {
         targets.clear();
         self.state.route(&message, publisher, None, &mut targets);
         self.refuse_full(&message, &mut targets, now);
-        let matched = !targets.is_empty();
-        let queued = targets.iter().any(|target| target.qos != Qos::AtMostOnce);
+        let work = !self.state.matched_queues.is_empty();
+        let matched = !targets.is_empty() || work;
+        let queued = work || targets.iter().any(|target| target.qos != Qos::AtMostOnce);
         let durable = targets.iter().any(|target| {
             target.qos != Qos::AtMostOnce && self.state.sessions.get(target.session).is_some_and(|s| s.durable)
         });
         let changes_retained =
             message.retain && (!message.payload.is_empty() || self.state.retained.contains(&message.topic));
+        let durability = if self.volatile { Durability::Memory } else { durability };
         let logged = durability == Durability::Log
-            && (durable || changes_retained || origin.will_of.is_some() || origin.held.is_some());
+            && (durable || work || changes_retained || origin.will_of.is_some() || origin.held.is_some());
         if queued || changes_retained {
             message.detach();
             if let Some(properties) = &mut message.properties {
@@ -216,6 +228,8 @@ impl Broker {
             });
         }
         let message = Arc::new(message);
+        let work = self.state.enqueue_work(seq, Some(&message));
+        let work = self.refuse_work(work, &message, now);
         self.state.enqueue(seq, &message, &mut targets);
         if changes_retained {
             let kept = Kept { seq, expires: message.expires, message: Some(message.clone()) };
@@ -224,7 +238,7 @@ impl Broker {
         let offer = (matched || (changes_retained && logged))
             .then(|| Waiting::Offer { seq, message, targets: targets.drain(..).collect() });
         self.targets = targets;
-        Distributed { ticket, logged, matched, offer }
+        Distributed { ticket, logged, matched, offer, work }
     }
 }
 

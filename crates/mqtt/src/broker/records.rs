@@ -10,7 +10,7 @@ use super::session::{Options, Session, Will};
 use crate::codec::{PacketId, Qos, SubscriptionId, Utf8};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use postroad_core::mailbox::Millis;
+use postroad_core::mailbox::{Failures, Millis};
 use postroad_engine::log::{Append, RecordView};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use std::borrow::Cow;
 #[derive(Debug)]
 pub(super) enum Record<'a> {
     /// A session has a connection.
-    Here { session: u64, client: Cow<'a, str>, expiry: u32, window: u16, will: Option<Box<Will>> },
+    Here { session: u64, client: Cow<'a, str>, expiry: u32, window: u16, owner: Option<Cow<'a, str>>, will: Option<Box<Will>> },
     /// It has none any more; messages up to number `sent` may have been sent.
     Away { session: u64, expiry: u32, since: Millis, keep_will: bool, sent: u64 },
     /// It has ended.
@@ -46,6 +46,18 @@ pub(super) enum Record<'a> {
     },
     /// Its next message has this number.
     Skip { session: u64, next: u64 },
+    /// There is a work queue.
+    Queue { queue: u64, name: Cow<'a, str>, filter: Cow<'a, str> },
+    /// There is not any more.
+    QueueGone { queue: u64 },
+    /// Messages of it are done.
+    QueueDone { queue: u64, first: u64, last: u64 },
+    /// A message of it failed once more.
+    QueueTried { queue: u64, number: u64, failures: Failures },
+    /// Snapshot: a message of it that is not done.
+    QueueGiven { queue: u64, number: u64, seq: u64 },
+    /// Its next message has this number.
+    QueueSkip { queue: u64, next: u64 },
     /// Snapshot: ids that are open.
     Open { session: u64, packets: Vec<PacketId> },
     /// Snapshot: it begins; sessions get numbers from this one on.
@@ -87,6 +99,12 @@ struct Fields<'a> {
     i: Vec<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     p: Vec<PacketId>,
+    /// The user.
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    user: Option<Cow<'a, str>>,
+    /// Attempts, first and last failure, due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tries: Option<(u32, Millis, Millis, Millis)>,
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     will: Option<WillFields<'a>>,
 }
@@ -149,6 +167,7 @@ impl Pen {
             id: Some(session.client.as_str().into()),
             x: Some(session.expiry),
             w: Some(session.window),
+            user: session.owner.as_deref().map(Into::into),
             will,
             ..Fields::default()
         });
@@ -259,6 +278,45 @@ impl Pen {
         self.write(log, "zopen");
     }
 
+    pub(super) fn queue(&mut self, log: &mut dyn Append, queue: u64, name: &str, filter: &str) {
+        self.object(&Fields { d: Some(queue), id: Some(name.into()), f: Some(filter.into()), ..Fields::default() });
+        self.write(log, "zqueue");
+    }
+
+    pub(super) fn queue_gone(&mut self, log: &mut dyn Append, queue: u64) {
+        self.number("d", queue);
+        self.write(log, "zqgone");
+    }
+
+    pub(super) fn queue_done(&mut self, log: &mut dyn Append, queue: u64, first: u64, last: u64) {
+        self.range(queue, first, last);
+        self.write(log, "zqdone");
+    }
+
+    pub(super) fn queue_tried(&mut self, log: &mut dyn Append, queue: u64, number: u64, failures: &Failures) {
+        self.object(&Fields {
+            d: Some(queue),
+            n: Some(number),
+            tries: Some((failures.attempts, failures.first, failures.last, failures.due)),
+            id: failures.reason.as_deref().map(Into::into),
+            ..Fields::default()
+        });
+        self.write(log, "zqtry");
+    }
+
+    pub(super) fn queue_given(&mut self, log: &mut dyn Append, queue: u64, number: u64, seq: u64) {
+        self.number("d", queue);
+        self.number("n", number);
+        self.number("q", seq);
+        self.write(log, "zqgive");
+    }
+
+    pub(super) fn queue_skip(&mut self, log: &mut dyn Append, queue: u64, next: u64) {
+        self.number("d", queue);
+        self.number("n", next);
+        self.write(log, "zqskip");
+    }
+
     pub(super) fn begin(&mut self, log: &mut dyn Append, next: u64) {
         self.number("n", next);
         self.write(log, "zbegin");
@@ -276,7 +334,8 @@ pub(super) fn read<'a>(view: &RecordView<'a>) -> Result<Option<(bool, Record<'a>
         None => (false, view.kind),
     };
     let known = [
-        "here", "away", "gone", "subs", "unsub", "rel", "rec", "done", "give", "skip", "open", "begin", "end",
+        "here", "away", "gone", "subs", "unsub", "rel", "rec", "done", "give", "skip", "queue", "qgone", "qdone",
+        "qtry", "qgive", "qskip", "open", "begin", "end",
     ];
     if !known.contains(&kind) || (!snapshot && kind == "end") {
         return Ok(None);
@@ -299,6 +358,7 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
             client: fields.id?,
             expiry: fields.x?,
             window: fields.w?,
+            owner: fields.user,
             will: match fields.will {
                 Some(will) => Some(Box::new(read_will(will)?)),
                 None => None,
@@ -335,6 +395,20 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
             ids: ids(&fields.i)?,
             from: fields.u.zip(fields.un),
         },
+        "queue" => Record::Queue { queue: session?, name: fields.id?, filter: fields.f? },
+        "qgone" => Record::QueueGone { queue: session? },
+        "qdone" => {
+            let (first, last) = range()?;
+            Record::QueueDone { queue: session?, first, last }
+        }
+        "qtry" => {
+            let (attempts, first, last, due) = fields.tries?;
+            let reason = fields.id.as_deref().map(Into::into);
+            let failures = Failures { attempts, first, last, due, reason };
+            Record::QueueTried { queue: session?, number: fields.n?, failures }
+        }
+        "qgive" => Record::QueueGiven { queue: session?, number: fields.n?, seq: fields.q? },
+        "qskip" => Record::QueueSkip { queue: session?, next: fields.n? },
         "skip" => Record::Skip { session: session?, next: fields.n? },
         "open" => Record::Open { session: session?, packets: fields.p },
         "begin" => Record::Begin { next: fields.n? },

@@ -83,6 +83,8 @@ pub(super) enum Subscriber {
     Session(usize, Options),
     /// The members of a shared subscription, by its place.
     Share(usize),
+    /// A work queue, by its place.
+    Queue(usize),
 }
 
 /// A shared subscription.
@@ -111,6 +113,8 @@ pub(super) struct Session {
     pub(super) expiry: u32,
     pub(super) conn: Option<ConnId>,
     pub(super) who: Identity,
+    /// The user it belongs to: nobody else gets it, who may know the client id.
+    pub(super) owner: Option<Box<str>>,
     /// When it lost its connection.
     pub(super) away: Option<Millis>,
     /// Without a connection: messages up to this number may have been sent. After a crash nothing else says so, and
@@ -144,6 +148,7 @@ impl Session {
             expiry,
             conn: None,
             who: Identity::anonymous(),
+            owner: None,
             away: None,
             sent: 0,
             window: 0,

@@ -20,6 +20,16 @@ impl Broker {
         let oldest = oldest_needed(state).unwrap_or(u64::MAX);
         self.book.snapshot(now, oldest, |pen, log| {
             pen.begin(log, state.next_number());
+            for (_, queue) in &state.queues {
+                pen.queue(log, queue.number, &queue.name, &queue.filter);
+                for (number, failures) in queue.failures() {
+                    pen.queue_tried(log, queue.number, number, failures);
+                }
+                for (number, seq) in queue.open() {
+                    pen.queue_given(log, queue.number, number, seq);
+                }
+                pen.queue_skip(log, queue.number, queue.next());
+            }
             for (_, session) in &state.sessions {
                 if !session.durable && !session.in_log {
                     continue;
@@ -74,5 +84,6 @@ fn oldest_needed(state: &State) -> Option<u64> {
         queue.iter().filter(|(_, entry)| entry.seq != 0 && (entry.logged || entry.qos == Qos::AtMostOnce)).map(|(_, e)| e.seq).min()
     });
     let retained = state.retained.iter().map(|(_, kept)| kept.seq).filter(|seq| *seq != 0).min();
-    queued.min().into_iter().chain(retained).min()
+    let work = state.queues.iter().filter_map(|(_, queue)| queue.oldest()).min();
+    queued.min().into_iter().chain(retained).chain(work).min()
 }

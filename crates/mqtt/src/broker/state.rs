@@ -2,6 +2,7 @@
 //! does not log. The same functions change it when it serves and when it reads its log again.
 
 use super::filters::Filters;
+use super::queue::{self, Queue};
 use super::message::{self, Chosen, Held, Message, Origin};
 use super::outgoing::{Entry, SubscriptionIds};
 use super::records::Record;
@@ -9,6 +10,7 @@ use super::retained::{Kept, Retained};
 use super::session::{NEVER, Options, Session, Share, Subscriber, Target};
 use crate::codec::{PacketId, Qos, Utf8, topic};
 use postroad_core::mailbox::Millis;
+use postroad_core::retry::RetryPolicy;
 use postroad_engine::log::RecordView;
 use slab::Slab;
 use std::collections::HashMap;
@@ -24,6 +26,12 @@ pub(super) struct State {
     shares: Slab<Share>,
     share_names: HashMap<(Box<str>, Box<str>), usize>,
     pub(super) retained: Retained,
+    pub(super) queues: Slab<Queue>,
+    pub(super) queue_names: HashMap<(Box<str>, Box<str>), usize>,
+    pub(super) queue_numbers: HashMap<u64, usize>,
+    pub(super) queue_policy: RetryPolicy,
+    /// The work queues that the message routed last goes to.
+    pub(super) matched_queues: Vec<usize>,
     next_number: u64,
     // Publishes matched so far.
     stamp: u64,
@@ -44,6 +52,21 @@ impl State {
         self.sessions.get_mut(target.session).filter(|session| session.number == target.id)
     }
 
+    pub(super) fn add_queue_filter(&mut self, filter: &str, place: usize) {
+        self.filters.insert(filter, Subscriber::Queue(place));
+    }
+
+    pub(super) fn remove_queue_filter(&mut self, filter: &str, place: usize) {
+        self.filters.remove(filter, |s| *s == Subscriber::Queue(place));
+    }
+
+    /// A number for a session or a queue.
+    pub(super) fn take_number(&mut self) -> u64 {
+        let number = self.next_number.max(1);
+        self.next_number = number + 1;
+        number
+    }
+
     /// The number that the next session gets.
     pub(super) fn next_number(&self) -> u64 {
         self.next_number
@@ -51,8 +74,7 @@ impl State {
 
     /// A new session.
     pub(super) fn begin(&mut self, client: Utf8, durable: bool, expiry: u32) -> usize {
-        let number = self.next_number.max(1);
-        self.next_number = number + 1;
+        let number = self.take_number();
         self.insert(Session::new(client, number, durable, expiry))
     }
 
@@ -70,7 +92,11 @@ impl State {
         self.by_client.remove(&session.client);
         self.by_number.remove(&session.number);
         for filter in session.subscriptions.keys() {
-            self.remove_filter(index, filter);
+            match queue::parse(filter) {
+                // The queue stays, for those who come later.
+                Some((name, filter)) => drop(self.leave_queue(name, filter, session.number)),
+                None => self.remove_filter(index, filter),
+            }
         }
         Some(session)
     }
@@ -79,7 +105,12 @@ impl State {
     pub(super) fn subscribe(&mut self, index: usize, filter: &Utf8, options: Options) -> bool {
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let existed = session.subscriptions.insert(filter.clone(), options).is_some();
-        if let Some(Ok(shared)) = topic::shared(filter) {
+        if let Some((name, filter)) = queue::parse(filter) {
+            let session = session.number;
+            if let Some(place) = self.queue_names.get(&(Box::from(name), Box::from(filter))).copied() {
+                self.join_queue(place, session);
+            }
+        } else if let Some(Ok(shared)) = topic::shared(filter) {
             let name = (Box::from(shared.group), Box::from(shared.filter));
             let share = match self.share_names.get(&name) {
                 Some(share) => *share,
@@ -121,6 +152,12 @@ impl State {
     }
 
     fn remove_filter(&mut self, index: usize, filter: &str) {
+        if let Some((name, filter)) = queue::parse(filter) {
+            if let Some(number) = self.sessions.get(index).map(|session| session.number) {
+                self.leave_queue(name, filter, number);
+            }
+            return;
+        }
         let Some(Ok(shared)) = topic::shared(filter) else {
             self.filters.remove(filter, |s| matches!(s, Subscriber::Session(i, _) if *i == index));
             return;
@@ -149,7 +186,8 @@ impl State {
         targets: &mut Vec<Target>,
     ) {
         self.stamp += 1;
-        let Self { sessions, filters, shares, stamp, .. } = self;
+        let Self { sessions, filters, shares, stamp, matched_queues, .. } = self;
+        matched_queues.clear();
         let mut shared: smallvec::SmallVec<[usize; 4]> = smallvec::SmallVec::new();
         filters.matches(&message.topic, |subscriber| match *subscriber {
             Subscriber::Session(index, options) => {
@@ -159,6 +197,7 @@ impl State {
                 }
             }
             Subscriber::Share(share) => shared.push(share),
+            Subscriber::Queue(place) => matched_queues.push(place),
         });
         for place in shared {
             let Some(share) = shares.get_mut(place) else { continue };
@@ -222,7 +261,7 @@ impl State {
     /// Applies a record of the log.
     pub(super) fn apply(&mut self, record: &Record<'_>, time: Millis) {
         match record {
-            Record::Here { session, client, expiry, window, will } => {
+            Record::Here { session, client, expiry, window, owner, will } => {
                 let index = match self.session(*session) {
                     Some(index) => index,
                     None => {
@@ -236,6 +275,7 @@ impl State {
                     session.window = *window;
                     session.away = None;
                     session.will.clone_from(will);
+                    session.owner = owner.as_deref().map(Into::into);
                 }
             }
             Record::Away { session, expiry, since, keep_will, sent } => {
@@ -265,9 +305,9 @@ impl State {
             }
             Record::Released { session, packets } => {
                 if let Some(session) = self.numbered(*session) {
-                    packets.iter().for_each(|packet| {
+                    for packet in packets {
                         session.incoming.release(*packet);
-                    });
+                    }
                 }
             }
             Record::Received { session, first, last } => self.each(*session, *first, *last, |session, number| {
@@ -302,7 +342,37 @@ impl State {
             }
             Record::Open { session, packets } => {
                 if let Some(session) = self.numbered(*session) {
-                    packets.iter().for_each(|packet| session.incoming.begin(*packet, true));
+                    for packet in packets {
+                        session.incoming.begin(*packet, true);
+                    }
+                }
+            }
+            Record::Queue { queue, name, filter } => {
+                self.next_number = self.next_number.max(queue + 1);
+                if self.queue_mut(*queue).is_none() {
+                    self.insert_queue(*queue, name, filter);
+                }
+            }
+            Record::QueueGone { queue } => drop(self.remove_queue(*queue)),
+            Record::QueueDone { queue, first, last } => {
+                if let Some(queue) = self.queue_mut(*queue) {
+                    queue.restore_done(*first, *last);
+                }
+            }
+            Record::QueueTried { queue, number, failures } => {
+                if let Some(queue) = self.queue_mut(*queue) {
+                    queue.restore_tried(*number, failures);
+                }
+            }
+            Record::QueueGiven { queue, number, seq } => {
+                if let Some(queue) = self.queue_mut(*queue) {
+                    queue.skip_to(*number);
+                    queue.push(*seq, None);
+                }
+            }
+            Record::QueueSkip { queue, next } => {
+                if let Some(queue) = self.queue_mut(*queue) {
+                    queue.skip_to(*next);
                 }
             }
             Record::Begin { next } => self.next_number = self.next_number.max(*next),
@@ -351,6 +421,7 @@ impl State {
             let kept = Kept { seq, expires: message.expires, message: None };
             self.retained.set(&message.topic, message.payload.is_empty(), kept);
         }
+        self.enqueue_work(seq, None);
         if targets.iter().any(|target| target.qos != Qos::AtMostOnce) {
             self.enqueue(seq, &Arc::new(message), targets);
         }
@@ -421,6 +492,11 @@ pub(super) struct Fold {
 }
 
 impl Fold {
+    /// With the rules of work queues, which are not in the log.
+    pub(super) fn new(queue_policy: RetryPolicy) -> Self {
+        Self { state: State { queue_policy, ..State::default() }, ..Self::default() }
+    }
+
     pub(super) fn apply(&mut self, view: &RecordView<'_>) -> Result<(), String> {
         self.last_time = self.last_time.max(view.time);
         if view.kind == "pub" {
@@ -438,7 +514,7 @@ impl Fold {
         }
         match record {
             Record::Begin { .. } => {
-                let mut state = State::default();
+                let mut state = State { queue_policy: self.state.queue_policy.clone(), ..State::default() };
                 state.apply(&record, view.time);
                 self.snapshot = Some(state);
             }
@@ -462,11 +538,14 @@ impl Fold {
     /// may be missing in the log, so their window does not say how much.
     pub(super) fn finish(self) -> State {
         let mut state = self.state;
+        for (_, queue) in &mut state.queues {
+            queue.offer_all();
+        }
         for (_, session) in &mut state.sessions {
             if session.away.is_none() {
                 session.sent = session.next().saturating_sub(1);
             }
-            let sent = session.sent;
+            let sent = session.sent; eprintln!("DBG finish {} away {:?} sent {} next {}", session.client, session.away, sent, session.next());
             if let Some(queue) = session.outgoing_mut() {
                 queue.presume_sent(sent);
                 queue.offer_all();

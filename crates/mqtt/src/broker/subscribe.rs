@@ -18,22 +18,29 @@ struct Match {
 
 impl Broker {
     pub(super) fn subscribe(&mut self, id: ConnId, subscribe: &Subscribe, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
         let subscription_id = subscribe.properties.as_ref().and_then(|properties| properties.subscription_id);
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut retained: Vec<(Utf8, Options)> = Vec::new();
         let mut granted: Vec<(Utf8, Options)> = Vec::new();
+        let mut made = Ticket(0);
         for subscription in &subscribe.filters {
             let filter = subscription.filter.to_detached();
             if let Some(reason) = self.subscription_refusal(id, index, &filter) {
                 reasons.push(reason);
                 continue;
             }
-            let options = Options::of(subscription, subscription_id);
+            let mut options = Options::of(subscription, subscription_id);
+            let queue = super::queue::parse(&filter).map(|(name, filter)| (name.to_owned(), filter.to_owned()));
+            if let Some((name, filter)) = &queue {
+                options.qos = options.qos.min(Qos::AtLeastOnce);
+                self.consume(index, name, filter, now);
+                made = self.book.appended;
+            }
             // What was published before goes out under the old options: it has its targets already.
             let existed = self.state.subscribe(index, &filter, options);
             // [MQTT-4.8.2-4]: shared subscriptions get no retained messages.
-            if topic::shared(&filter).is_none() && wants_retained(subscription.retain_handling, existed) {
+            if queue.is_none() && topic::shared(&filter).is_none() && wants_retained(subscription.retain_handling, existed) {
                 retained.push((filter.clone(), options));
             }
             granted.push((filter, options));
@@ -54,7 +61,7 @@ impl Broker {
             });
             session.ticket = ticket;
         }
-        let ticket = self.in_turn(id, ticket);
+        let ticket = self.in_turn(id, ticket.max(made));
         let suback = Suback { packet_id: subscribe.packet_id, reasons, properties: None };
         self.after(ticket, Waiting::Packet { conn: id, packet: Box::new(Packet::Suback(suback)) }, now);
         for (filter, options) in retained {
@@ -139,10 +146,13 @@ impl Broker {
     }
 
     pub(super) fn unsubscribe(&mut self, id: ConnId, unsubscribe: &Unsubscribe, now: Millis) {
-        let Some(index) = self.conn(id).and_then(|conn| conn.session()) else { return self.fail(id, ReasonCode::ProtocolError, now) };
+        let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
         let mut reasons = Vec::with_capacity(unsubscribe.filters.len());
         let mut removed = Vec::new();
         for filter in &unsubscribe.filters {
+            if let Some((name, filter)) = super::queue::parse(filter) {
+                self.stop_consuming(index, name, filter, now);
+            }
             if self.state.unsubscribe(index, filter) {
                 removed.push(filter.clone());
                 reasons.push(ReasonCode::Success);

@@ -1,5 +1,7 @@
 //! The broker on a simulated disk, with clients that speak packets.
 
 mod exchange;
+mod inspect;
+mod queue;
 mod retained;
 mod rig;

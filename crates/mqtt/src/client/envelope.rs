@@ -126,6 +126,14 @@ fn is_own(name: &str) -> bool {
     [ID, TIME, KEY, PRIORITY, TYPE].contains(&name)
 }
 
+/// The id that a message carries.
+pub(super) fn id(publish: &Publish) -> Option<MessageId> {
+    let user = &publish.properties.as_ref()?.user_properties;
+    // It stands first: headers of that name come later, and only behind their type.
+    let (_, value) = user.iter().find(|(name, _)| name.as_str() == ID)?;
+    MessageId::text(value.as_str()).ok()
+}
+
 /// Gives a message of another publisher an id that it keeps.
 pub(super) fn set_id(publish: &mut Publish) {
     let properties = publish.properties.get_or_insert_default();

@@ -4,7 +4,7 @@
 //! id is remembered until PUBREL is a record, and only then PUBCOMP is sent. A verdict is a record, too, so that
 //! what a message still needs does not depend on the connection or on this process.
 //!
-//! Without an inbox the server keeps a message until it is settled: PUBREC or PUBACK *is* the verdict. They are sent in
+//! Without an inbox the server keeps a message of a named subscription until it is settled: PUBREC or PUBACK *is* the verdict. They are sent in
 //! the order in which the messages came [MQTT-4.6.0-2] [MQTT-4.6.0-3], so a verdict waits for those before it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -16,11 +16,15 @@ use postroad_core::retry::RetryPolicy;
 use postroad_core::{Envelope, Error, ErrorKind, Filter, Outcome, SettledResolver, Subject, Timestamp};
 
 use super::log::{Log, Mark, NoLog, Record};
+use super::places::Place;
 use super::{NAME, Planted, envelope, lost};
 use crate::codec::{Ack, Packet, PacketId, PacketType, Publish, Qos, ReasonCode, Version};
 
 /// The only consumer of the mailbox.
 const ME: ConsumerId = ConsumerId(0);
+/// With more than this here, unsettled, the server hears of no further message, so that it sends no more than its window.
+const MAX_HELD: usize = 16_384;
+const MAX_HELD_BYTES: u64 = 64 << 20;
 
 /// A message that is not settled.
 struct Held {
@@ -71,20 +75,30 @@ pub(super) struct Given {
 pub(super) struct Incoming {
     pub(super) log: Box<dyn Log>,
     planted: Planted,
+    /// Whether a message is this side's as soon as it is here; else the server keeps it until it is settled.
+    owns: bool,
     filter: Filter,
     mailbox: Mailbox,
     held: BTreeMap<u64, Held>,
+    /// Bytes of all of them.
+    bytes: u64,
     next: u64,
     ids: HashMap<PacketId, Id>,
+    /// The commit of the latest record of a PUBREL.
+    released: Mark,
     /// Without an inbox: in the order in which they came.
     owed: VecDeque<Owed>,
     waiting: VecDeque<(Mark, Step)>,
+    /// PUBRECs and PUBACKs that wait for their commit, and for room here.
+    receipts: VecDeque<(Mark, PacketType, Ack)>,
     /// PUBACKs that were written; they have arrived when the PINGRESP behind them is here.
     pub(super) unproven: Vec<SettledResolver>,
     /// Those whose PINGREQ was sent.
     pub(super) proving: Vec<SettledResolver>,
     connected: bool,
     retired: bool,
+    /// So that nobody else in this process takes the session over.
+    pub(super) place: Option<Place>,
     /// What the consumer must hear.
     pub(super) errors: VecDeque<Error>,
     /// Verdicts that were final, since the beginning.
@@ -95,29 +109,36 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Goes on where these records ended.
+    /// Goes on where these records ended. What is `named` comes again after this connection.
     pub(super) fn new(
         log: Box<dyn Log>,
         records: Vec<Record>,
         filter: Filter,
+        named: bool,
         policy: RetryPolicy,
         window: Window,
         planted: Planted,
     ) -> Self {
         let mut incoming = Self {
+            // A session without a name ends with its connection: the server would keep a message for nothing.
+            owns: log.is_durable() || !named,
             log,
             planted,
             filter,
             mailbox: Mailbox::new(policy, 0),
             held: BTreeMap::new(),
+            bytes: 0,
             next: 1,
             ids: HashMap::new(),
+            released: 0,
             owed: VecDeque::new(),
             waiting: VecDeque::new(),
+            receipts: VecDeque::new(),
             unproven: Vec::new(),
             proving: Vec::new(),
             connected: false,
             retired: false,
+            place: None,
             errors: VecDeque::new(),
             settled: 0,
             records: Vec::new(),
@@ -157,7 +178,10 @@ impl Incoming {
             Record::Released(id) => _ = self.ids.remove(&id),
             Record::Fresh => self.ids.clear(),
             Record::Settled { first, last } => {
-                self.held.retain(|number, _| !(first..=last).contains(number));
+                let gone: Vec<u64> = self.held.range(first..=last).map(|(number, _)| *number).collect();
+                for held in gone.iter().filter_map(|number| self.held.remove(number)) {
+                    self.bytes -= u64::from(held.bytes);
+                }
             }
             Record::Tried { first, last, failures } => {
                 self.mailbox.restore_tried(first, last, &failures);
@@ -177,7 +201,10 @@ impl Incoming {
         let bytes = u32::try_from(envelope.len_bytes()).unwrap_or(u32::MAX);
         // Whether it was out when the last process ended, nobody knows.
         let held = Held { envelope, bytes, redelivered: true, attempt: 0, stored: Some((publish, time)) };
-        self.held.insert(number, held);
+        self.bytes += u64::from(bytes);
+        if let Some(before) = self.held.insert(number, held) {
+            self.bytes -= u64::from(before.bytes);
+        }
     }
 
     /// The server has accepted a connection.
@@ -200,6 +227,7 @@ impl Incoming {
         self.owed.clear();
         self.unproven.clear();
         self.proving.clear();
+        self.receipts.clear();
         if self.log.is_durable() {
             self.waiting.retain(|(_, step)| matches!(step, Step::Answer(_)));
         } else {
@@ -238,11 +266,8 @@ impl Incoming {
         {
             // The same message: it is not delivered again, and the server hears once more what it missed. [MQTT-4.3.3-10]
             match known {
-                Id::Stored(mark) => {
-                    let mark = *mark;
-                    self.step(mark, Step::Send(PacketType::Pubrec, Ack::new(id)));
-                }
-                Id::Acked(_) => self.step(0, Step::Send(PacketType::Pubrec, Ack::new(id))),
+                Id::Stored(mark) => self.receipts.push_back((*mark, PacketType::Pubrec, Ack::new(id))),
+                Id::Acked(_) => self.receipts.push_back((0, PacketType::Pubrec, Ack::new(id))),
                 Id::Open => {}
             }
             return Ok(());
@@ -259,7 +284,7 @@ impl Incoming {
         // MQTT's `#` also stands for no level at all.
         let wanted = self.filter.matches(subject.as_str());
         envelope::set_id(&mut publish);
-        if self.log.is_durable() {
+        if self.owns {
             self.store(subject, publish, wanted, now);
         } else {
             self.keep(subject, &publish, wanted, now);
@@ -273,8 +298,7 @@ impl Incoming {
         let kind = if publish.qos == Qos::ExactlyOnce { PacketType::Pubrec } else { PacketType::Puback };
         // With an error the exchange is over. [MQTT-4.3.3-9]
         let ack = Ack::with_reason(id, ReasonCode::TopicNameInvalid);
-        let mark = self.waiting.back().map_or(0, |(mark, _)| *mark);
-        self.waiting.push_back((mark, Step::Send(kind, ack)));
+        self.receipts.push_back((0, kind, ack));
     }
 
     fn store(&mut self, subject: Subject, publish: Publish, wanted: bool, now: Timestamp) {
@@ -290,18 +314,19 @@ impl Incoming {
             let bytes = u32::try_from(envelope.len_bytes()).unwrap_or(u32::MAX);
             let held =
                 Held { envelope, bytes, redelivered: false, attempt: 0, stored: Some((publish, now)) };
+            self.bytes += u64::from(bytes);
             self.held.insert(number, held);
             self.step(mark, Step::Offer(number));
         } else if let (Qos::ExactlyOnce, Some(id)) = (qos, id) {
             mark = self.log.append(&Record::Open(id));
         }
         let Some(id) = id else { return };
+        let mut kind = PacketType::Puback;
         if qos == Qos::ExactlyOnce {
             self.ids.insert(id, Id::Stored(mark));
-            self.step(mark, Step::Send(PacketType::Pubrec, Ack::new(id)));
-        } else {
-            self.step(mark, Step::Send(PacketType::Puback, Ack::new(id)));
+            kind = PacketType::Pubrec;
         }
+        self.receipts.push_back((mark, kind, Ack::new(id)));
     }
 
     fn keep(&mut self, subject: Subject, publish: &Publish, wanted: bool, now: Timestamp) {
@@ -321,10 +346,9 @@ impl Incoming {
         }
         let envelope = Arc::new(envelope::decode(subject, publish, now));
         let bytes = u32::try_from(envelope.len_bytes()).unwrap_or(u32::MAX);
-        self.held.insert(
-            number,
-            Held { envelope, bytes, redelivered: publish.dup, attempt: 0, stored: None },
-        );
+        let held = Held { envelope, bytes, redelivered: publish.dup, attempt: 0, stored: None };
+        self.bytes += u64::from(bytes);
+        self.held.insert(number, held);
         self.mailbox.offer(number, number, 0);
     }
 
@@ -332,6 +356,7 @@ impl Incoming {
         match self.ids.remove(&ack.packet_id) {
             Some(Id::Stored(_)) => {
                 let mark = self.log.append(&Record::Released(ack.packet_id));
+                self.released = mark;
                 self.step(mark, Step::Send(PacketType::Pubcomp, Ack::new(ack.packet_id)));
             }
             Some(Id::Acked(answers)) => {
@@ -344,8 +369,9 @@ impl Incoming {
             // Of an exchange that was over here before the connection, or that never was.
             Some(Id::Open) | None => {
                 let ack = Ack::with_reason(ack.packet_id, ReasonCode::PacketIdentifierNotFound);
-                let mark = self.waiting.back().map_or(0, |(mark, _)| *mark);
-                self.waiting.push_back((mark, Step::Send(PacketType::Pubcomp, ack)));
+                // Its end may be a record that is not committed: a PUBCOMP before that would let the server use the id
+                // again while a later life still takes it for the old message.
+                self.step(self.released, Step::Send(PacketType::Pubcomp, ack));
             }
         }
     }
@@ -373,6 +399,17 @@ impl Incoming {
                 Step::Send(..) => {}
                 Step::Answer(answer) => answer.resolve(Ok(())),
             }
+        }
+        let full = self.held.len() > MAX_HELD || self.bytes > MAX_HELD_BYTES;
+        while !full && let Some((mark, kind, ack)) = self.receipts.front() {
+            if *mark > committed && !self.planted.ack_before_record {
+                break;
+            }
+            if self.connected {
+                // An id and a reason that the packet may have: it is encoded.
+                let _ = ack.encode(*kind, Version::V5, &mut self.out);
+            }
+            self.receipts.pop_front();
         }
         if self.log.wants_snapshot() {
             let open = self.open_records();
@@ -492,8 +529,10 @@ impl Incoming {
 
     /// A message is settled for good; `mark` is the commit of its record.
     fn finish(&mut self, number: u64, mark: Mark, answer: Option<SettledResolver>) {
-        self.held.remove(&number);
-        if self.log.is_durable() {
+        if let Some(held) = self.held.remove(&number) {
+            self.bytes -= u64::from(held.bytes);
+        }
+        if self.owns {
             if let Some(answer) = answer {
                 self.step(mark, Step::Answer(answer));
             }
@@ -566,6 +605,7 @@ impl Incoming {
     /// Takes nothing any more; what was written is still sent. The log is for whoever comes next.
     pub(super) fn retire(&mut self) -> Box<dyn Log> {
         self.retired = true;
+        self.place = None;
         std::mem::replace(&mut self.log, Box::new(NoLog))
     }
 

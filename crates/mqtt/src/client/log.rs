@@ -20,6 +20,8 @@ pub(super) type Mark = u64;
 pub(super) enum Record {
     /// The next message has this number.
     Next(u64),
+    /// Outbox: the client id of its session at the server.
+    Client(String),
     /// Outbox: a message to be sent.
     Out { number: u64, publish: Publish, expires: Option<Timestamp> },
     /// Outbox: PUBREC came for it.
@@ -28,6 +30,10 @@ pub(super) enum Record {
     Again(u64),
     /// Outbox: the exchange is over.
     Done(u64),
+    /// Outbox: the server does not want it.
+    Refused(u64),
+    /// Outbox: a message with this id was taken.
+    Seen { number: u64, id: String },
     /// Inbox: a message that came at `time`.
     In { number: u64, publish: Publish, time: Timestamp },
     /// Inbox: a QoS 2 message with this id has come, and no PUBREL yet.
@@ -96,10 +102,13 @@ impl Record {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Next(_) => "next",
+            Self::Client(_) => "client",
             Self::Out { .. } => "out",
             Self::Received(_) => "rec",
             Self::Again(_) => "again",
             Self::Done(_) => "done",
+            Self::Refused(_) => "refused",
+            Self::Seen { .. } => "seen",
             Self::In { .. } => "in",
             Self::Open(_) => "open",
             Self::Released(_) => "rel",
@@ -112,8 +121,14 @@ impl Record {
     /// Appends the fields after the kind.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Next(number) | Self::Received(number) | Self::Again(number) | Self::Done(number) => {
+            Self::Next(number)
+            | Self::Received(number)
+            | Self::Again(number)
+            | Self::Done(number)
+            | Self::Refused(number) => push_number_field(out, "number", *number),
+            Self::Seen { number, id } => {
                 push_number_field(out, "number", *number);
+                push_text_field(out, "id", id);
             }
             Self::Out { number, publish, expires } => {
                 push_number_field(out, "number", *number);
@@ -128,6 +143,7 @@ impl Record {
                 push_packet(out, publish);
             }
             Self::Open(id) | Self::Released(id) => push_number_field(out, "packet_id", id.get().into()),
+            Self::Client(id) => push_text_field(out, "client_id", id),
             Self::Fresh => {}
             Self::Settled { first, last } => {
                 push_number_field(out, "number", *first);
@@ -150,6 +166,8 @@ impl Record {
         struct Fields {
             number: Option<u64>,
             last: Option<u64>,
+            client_id: Option<String>,
+            id: Option<String>,
             packet_id: Option<PacketId>,
             packet: Option<String>,
             expires: Option<u64>,
@@ -166,6 +184,7 @@ impl Record {
         let packet = |direction| read_packet(fields.packet.as_deref().unwrap_or_default(), direction);
         Ok(match view.kind {
             "next" => Self::Next(number()?),
+            "client" => Self::Client(fields.client_id.ok_or("a record without `client_id`")?),
             "out" => Self::Out {
                 number: number()?,
                 publish: packet(Direction::ToServer)?,
@@ -174,6 +193,8 @@ impl Record {
             "rec" => Self::Received(number()?),
             "again" => Self::Again(number()?),
             "done" => Self::Done(number()?),
+            "refused" => Self::Refused(number()?),
+            "seen" => Self::Seen { number: number()?, id: fields.id.ok_or("a record without `id`")? },
             "in" => Self::In {
                 number: number()?,
                 publish: packet(Direction::ToClient)?,

@@ -6,14 +6,15 @@
 //! [`Confirmed`](postroad_core::Receipt) at PUBCOMP (PUBACK at QoS 1, the socket at QoS 0), and
 //! [`Unknown`](postroad_core::Receipt) when the connection ends before.
 //!
-//! **With `outbox=DIR`** (and `client_id`) a publish is on the disk before it is sent, and so is PUBREC before PUBREL. One
+//! **With `outbox=DIR`** a publish is on the disk before it is sent, and so is PUBREC before PUBREL. One
 //! connection, made again whenever it ends, sends what is there until the server has it, in this process or in the next one:
-//! a `kill -9` neither loses nor repeats a message. The ticket is still `Confirmed` at PUBCOMP, however long that takes.
+//! a `kill -9` neither loses nor repeats a message. It remembers the ids of the last 16384 messages, so a program that does not
+//! know how far it came publishes again with the same ids: what the outbox has had is confirmed as a duplicate. The ticket is still `Confirmed` at PUBCOMP, however long that takes.
 //! This is the one driver that tries again, because it was asked to. If the *server* loses the session, what it had
 //! not confirmed is sent anew, and may arrive twice: compare ids.
 //!
-//! **Without an inbox** the server keeps a message until its verdict: PUBREC (or PUBACK) is the ack. MQTT wants them in the
-//! order of the messages, so an ack waits for those before it. When the connection ends tokens are stale, and what was not
+//! **Without an inbox** the server keeps a message of a named subscription until its verdict: PUBREC (or PUBACK) is the ack.
+//! MQTT wants them in the order of the messages, so an ack waits for those before it. When the connection ends tokens are stale, and what was not
 //! settled comes again to the next subscription of that name.
 //!
 //! **With `inbox=DIR`** a message and its id are on the disk before PUBREC, the end of the exchange before PUBCOMP, and a verdict
@@ -70,7 +71,7 @@ use connection::{Session, connect};
 use link::{CLOSE_TIMEOUT, Wake};
 use log::{Log, Record};
 use places::Place;
-use publisher::{MqttPublisher, Sender};
+use publisher::{MqttPublisher, Open, Sender};
 use store::Store;
 use subscription::{MqttSubscription, Receiver};
 
@@ -83,7 +84,7 @@ const NAME: &str = "mqtt";
 pub struct Mqtt {
     options: Arc<MqttOptions>,
     capabilities: Arc<Capabilities>,
-    outbox: Option<Arc<Sender>>,
+    outbox: Option<Arc<Open>>,
     inbox: Option<Arc<Store>>,
     /// What must be closed with it; `None` when it is closed.
     open: Mutex<Option<Handles>>,
@@ -128,7 +129,7 @@ impl Mqtt {
         };
         let mut maximum_packet_size = u32::MAX;
         let outbox = match &options.outbox {
-            Some(directory) => Some(open_outbox(&options, directory).await?),
+            Some(directory) => Some(Arc::new(Open(open_outbox(&options, directory).await?))),
             None => {
                 maximum_packet_size = probe(&options).await?;
                 None
@@ -175,8 +176,8 @@ impl Mqtt {
             _ => None,
         };
         let link = subscription::open(&self.options, &wanted, &client_id, log, wake).await?;
-        let capabilities = Arc::clone(&self.capabilities);
-        let subscription = MqttSubscription::new(Arc::clone(&link), place, capabilities);
+        link.lock().machine.place = place;
+        let subscription = MqttSubscription::new(Arc::clone(&link), Arc::clone(&self.capabilities));
         let mut open = self.handles();
         // It may have been closed while this waited; dropped, the subscription ends.
         let Some(all) = &mut *open else { return Err(closed()) };
@@ -187,23 +188,17 @@ impl Mqtt {
 
     async fn send(&self) -> Result<Arc<dyn Publisher>> {
         self.check_open()?;
-        let link = match &self.outbox {
-            Some(link) => Arc::clone(link),
-            None => publisher::open(&self.options).await?,
+        let open = match &self.outbox {
+            Some(open) => Arc::clone(open),
+            None => Arc::new(Open(publisher::open(&self.options).await?)),
         };
-        let mut open = self.handles();
-        let Some(all) = &mut *open else {
-            link.close(CLOSE_TIMEOUT);
-            return Err(closed());
-        };
+        let mut handles = self.handles();
+        // It may have been closed while this waited.
+        let Some(all) = &mut *handles else { return Err(closed()) };
         all.senders.retain(|link| link.strong_count() > 0);
-        all.senders.push(Arc::downgrade(&link));
-        Ok(Arc::new(MqttPublisher {
-            link,
-            qos: self.options.qos,
-            capabilities: Arc::clone(&self.capabilities),
-            shared: self.outbox.is_some(),
-        }))
+        all.senders.push(Arc::downgrade(&open.0));
+        let capabilities = Arc::clone(&self.capabilities);
+        Ok(Arc::new(MqttPublisher { open, qos: self.options.qos, capabilities }))
     }
 
     async fn forget_name(&self, filter: Filter, name: Arc<str>) -> Result<()> {
@@ -270,9 +265,7 @@ async fn open_log(
 async fn open_outbox(options: &Arc<MqttOptions>, directory: &Path) -> Result<Arc<Sender>> {
     let store = open_store(directory.to_owned()).await?;
     let wake = Arc::new(Wake::default());
-    // The exchanges are those of one session at one server.
-    let name = format!("outbox {}", options.prefix());
-    let (log, records) = open_log(store, name, Arc::clone(&wake)).await?;
+    let (log, records) = open_log(store, "outbox".to_owned(), Arc::clone(&wake)).await?;
     Ok(publisher::open_outbox(Arc::clone(options), log, records, wake))
 }
 
@@ -302,7 +295,7 @@ impl Backend for Mqtt {
         Box::pin(async {
             let Some(all) = self.handles().take() else { return Ok(()) };
             let mut senders: Vec<_> = all.senders.iter().filter_map(Weak::upgrade).collect();
-            senders.extend(self.outbox.clone());
+            senders.extend(self.outbox.iter().map(|open| Arc::clone(&open.0)));
             for link in &senders {
                 link.close(CLOSE_TIMEOUT);
             }
@@ -317,15 +310,6 @@ impl Backend for Mqtt {
     }
 }
 
-impl Drop for Mqtt {
-    fn drop(&mut self) {
-        // Nobody else ends it; what publishers are left with is closed.
-        if let Some(outbox) = &self.outbox {
-            outbox.close(CLOSE_TIMEOUT);
-        }
-    }
-}
-
 /// What a server can do with these options.
 fn capabilities(options: &MqttOptions, maximum_packet_size: u32) -> Capabilities {
     let confirms = options.qos != Qos::AtMostOnce;
@@ -335,6 +319,7 @@ fn capabilities(options: &MqttOptions, maximum_packet_size: u32) -> Capabilities
         redelivery: Support::Emulated,
         attempts: if inbox { Attempts::Exact } else { Attempts::Volatile },
         durability: if confirms { options.durability } else { postroad_core::Durability::Sent },
+        dedup: if options.outbox.is_some() { Support::Emulated } else { Support::Absent },
         confirm: if confirms { Support::Native } else { Support::Absent },
         named: Support::Native,
         individual_ack: if inbox { Support::Emulated } else { Support::Absent },

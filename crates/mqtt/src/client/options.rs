@@ -24,7 +24,7 @@ pub struct MqttOptions {
     /// The password.
     pub password: Option<String>,
     /// What client ids of this program begin with (default: `postroad`). Two programs with one prefix that subscribe with
-    /// one name to one filter take each other's place at the server, so give each its own. Needed with an outbox.
+    /// one name to one filter take each other's place at the server, so give each its own.
     pub client_id: Option<String>,
     /// The QoS of publishes, and the highest of subscriptions (default: 2).
     pub qos: Qos,
@@ -181,9 +181,6 @@ impl MqttOptions {
         if self.outbox.is_some() && self.qos == Qos::AtMostOnce {
             return wrong("an outbox needs qos=1 or qos=2: at 0 the server never says that it has a message");
         }
-        if self.outbox.is_some() && self.client_id.is_none() {
-            return wrong("an outbox needs `client_id`: the server knows by it which exchanges go on");
-        }
         Ok(())
     }
 
@@ -253,8 +250,8 @@ mod tests {
     fn what_is_wrong_is_said_without_the_password() {
         for url in [
             "http://h", "mqtt://", "mqtt://:1", "mqtt://h:x", "mqtt://h/path", "mqtt://h?qos=3", "mqtt://h?x=1",
-            "mqtt://h?qos", "mqtt://%zz@h", "mqtt://[::1", "mqtts://h", "mqtt://h?outbox=a", "mqtt://h?keep_alive=0",
-            "mqtt://h?outbox=a&client_id=c&qos=0", "mqtt://h?receive_maximum=0", "mqtt://:secret@h:x",
+            "mqtt://h?qos", "mqtt://%zz@h", "mqtt://[::1", "mqtts://h", "mqtt://h?keep_alive=0",
+            "mqtt://h?outbox=a&qos=0", "mqtt://h?receive_maximum=0", "mqtt://:secret@h:x",
         ] {
             let error = MqttOptions::from_url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

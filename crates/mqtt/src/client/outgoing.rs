@@ -8,11 +8,14 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::BytesMut;
-use postroad_core::{Error, ErrorKind, Receipt, TicketResolver, Timestamp};
+use postroad_core::{Error, ErrorKind, MessageId, Receipt, TicketResolver, Timestamp};
 
 use super::log::{Log, Mark, Record};
-use super::{NAME, Planted, lost, refusal};
+use super::{NAME, Planted, envelope, lost, refusal};
 use crate::codec::{Ack, Packet, PacketId, PacketType, Publish, Qos, ReasonCode, Version};
+
+/// How many ids an outbox remembers.
+pub(super) const SEEN: usize = 16_384;
 
 /// Where a message is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,33 @@ struct Flight {
     /// The commit of its latest record.
     mark: Mark,
     bytes: usize,
-    ticket: Option<TicketResolver>,
+    tickets: Vec<TicketResolver>,
+}
+
+/// The ids of what an outbox has taken, so that a program that was killed can publish again what it is not sure of.
+#[derive(Default)]
+struct Seen {
+    numbers: HashMap<MessageId, u64>,
+    order: VecDeque<MessageId>,
+}
+
+impl Seen {
+    fn insert(&mut self, id: MessageId, number: u64) {
+        if self.numbers.insert(id.clone(), number).is_none() {
+            self.order.push_back(id);
+        }
+        while self.order.len() > SEEN {
+            if let Some(oldest) = self.order.pop_front() {
+                self.numbers.remove(&oldest);
+            }
+        }
+    }
+
+    /// The server refused it: it may be published again.
+    fn remove(&mut self, number: u64) {
+        self.numbers.retain(|_, other| *other != number);
+        self.order.retain(|id| self.numbers.contains_key(id));
+    }
 }
 
 /// What a server said of itself.
@@ -50,10 +79,13 @@ pub(super) struct Terms {
 pub(super) struct Outgoing {
     pub(super) log: Box<dyn Log>,
     planted: Planted,
+    /// The client id of an outbox.
+    client_id: Option<String>,
     /// What is not done, by number.
     flights: BTreeMap<u64, Flight>,
     /// Bytes of all of them.
     bytes: usize,
+    seen: Seen,
     /// Ids of what was sent on this connection, or is to be released.
     ids: HashMap<PacketId, u64>,
     next: u64,
@@ -78,8 +110,10 @@ impl Outgoing {
         let mut outgoing = Self {
             log,
             planted,
+            client_id: None,
             flights: BTreeMap::new(),
             bytes: 0,
+            seen: Seen::default(),
             ids: HashMap::new(),
             next: 1,
             cursor: 1,
@@ -97,21 +131,33 @@ impl Outgoing {
     fn fold(&mut self, record: Record) {
         match record {
             Record::Next(number) => self.next = self.next.max(number),
+            Record::Client(id) => self.client_id = Some(id),
             Record::Out { number, publish, expires } => {
                 self.next = self.next.max(number + 1);
+                if let Some(id) = envelope::id(&publish) {
+                    self.seen.insert(id, number);
+                }
                 let bytes = publish.encoded_len(Version::V5);
                 // It may have been sent. What is known of it already counts: a snapshot that a crash cut off says less.
                 if let Entry::Vacant(place) = self.flights.entry(number) {
                     let stage = Stage::Sent;
-                    place.insert(Flight { publish, expires, stage, mark: 0, bytes, ticket: None });
+                    place.insert(Flight { publish, expires, stage, mark: 0, bytes, tickets: Vec::new() });
                     self.bytes += bytes;
                 }
             }
             Record::Received(number) => self.set_stage(number, Stage::Received),
             Record::Again(number) => self.set_stage(number, Stage::Queued),
-            Record::Done(number) => {
+            Record::Done(number) | Record::Refused(number) => {
                 if let Some(flight) = self.flights.remove(&number) {
                     self.bytes -= flight.bytes;
+                }
+                if matches!(record, Record::Refused(_)) {
+                    self.seen.remove(number);
+                }
+            }
+            Record::Seen { number, id } => {
+                if let Ok(id) = MessageId::text(id) {
+                    self.seen.insert(id, number);
                 }
             }
             // Of an inbox.
@@ -125,13 +171,20 @@ impl Outgoing {
         }
     }
 
+    /// The client id of an outbox: made once, so that no other outbox has the same.
+    pub(super) fn client_id(&mut self, prefix: &str) -> String {
+        if let Some(id) = &self.client_id {
+            return id.clone();
+        }
+        let id = format!("{prefix}-outbox-{}", postroad_core::MessageId::generate());
+        self.log.append(&Record::Client(id.clone()));
+        self.client_id = Some(id.clone());
+        id
+    }
+
     /// How many messages are not done, and their bytes.
     pub(super) fn backlog(&self) -> (usize, usize) {
         (self.flights.len(), self.bytes)
-    }
-
-    pub(super) fn is_connected(&self) -> bool {
-        self.terms.is_some()
     }
 
     /// The largest packet the server takes, as far as it said.
@@ -154,14 +207,26 @@ impl Outgoing {
             }
             return;
         }
+        let durable = self.log.is_durable();
+        let id = envelope::id(&publish).filter(|_| durable);
+        if let Some(known) = id.as_ref().and_then(|id| self.seen.numbers.get(id)) {
+            match self.flights.get_mut(known) {
+                Some(flight) => flight.tickets.push(ticket),
+                None => ticket.confirm(None, true),
+            }
+            return;
+        }
         let number = self.next;
         self.next += 1;
+        if let Some(id) = id {
+            self.seen.insert(id, number);
+        }
         publish.packet_id = Some(packet_id(number));
         let bytes = publish.encoded_len(Version::V5);
         let record = Record::Out { number, publish, expires };
         let mark = self.log.append(&record);
         let Record::Out { publish, .. } = record else { return };
-        let flight = Flight { publish, expires, stage: Stage::Queued, mark, bytes, ticket: Some(ticket) };
+        let flight = Flight { publish, expires, stage: Stage::Queued, mark, bytes, tickets: vec![ticket] };
         self.bytes += bytes;
         self.flights.insert(number, flight);
         self.advance(now);
@@ -185,6 +250,8 @@ impl Outgoing {
                 let id = packet_id(*number);
                 self.ids.insert(id, *number);
                 self.releases.push_back((flight.mark, Ack::new(id)));
+                // It has had its PUBLISH, and no PUBCOMP. [MQTT-3.3.4-7]
+                self.quota = self.quota.saturating_sub(1);
             }
         }
         self.advance(now);
@@ -207,7 +274,7 @@ impl Outgoing {
         let tickets: Vec<_> = self
             .flights
             .values_mut()
-            .filter_map(|flight| flight.ticket.take().map(|ticket| (flight.stage, ticket)))
+            .flat_map(|flight| std::mem::take(&mut flight.tickets).into_iter().map(|one| (flight.stage, one)))
             .collect();
         if !durable {
             self.flights.clear();
@@ -276,16 +343,23 @@ impl Outgoing {
         self.ids.remove(&packet_id(number));
         let limit = self.terms.map_or(0, |terms| terms.receive_maximum);
         self.quota = self.quota.saturating_add(1).min(limit);
-        self.log.append(&Record::Done(number));
+        let refused = matches!(receipt, Receipt::Refused(_));
+        self.log.append(&if refused { Record::Refused(number) } else { Record::Done(number) });
+        if refused {
+            self.seen.remove(number);
+        }
         let Some(flight) = self.flights.remove(&number) else { return };
         self.bytes -= flight.bytes;
-        match flight.ticket {
-            Some(ticket) => ticket.resolve(receipt),
-            None => {
-                if let Receipt::Refused(why) = receipt {
-                    tracing::warn!(number, %why, "the server refused a message of the outbox");
+        if let (Receipt::Refused(why), []) = (&receipt, flight.tickets.as_slice()) {
+            tracing::warn!(number, %why, "the server refused a message of the outbox");
+        }
+        for (at, ticket) in flight.tickets.into_iter().enumerate() {
+            ticket.resolve(match &receipt {
+                Receipt::Confirmed { position, .. } if at > 0 => {
+                    Receipt::Confirmed { position: *position, duplicate: true }
                 }
-            }
+                other => other.clone(),
+            });
         }
     }
 
@@ -344,6 +418,12 @@ impl Outgoing {
     /// Everything that a later life must know.
     fn open_records(&self) -> Vec<Record> {
         let mut records = vec![Record::Next(self.next)];
+        records.extend(self.client_id.clone().map(Record::Client));
+        for id in &self.seen.order {
+            if let Some(number) = self.seen.numbers.get(id) {
+                records.push(Record::Seen { number: *number, id: id.to_string() });
+            }
+        }
         for (number, flight) in &self.flights {
             let publish = flight.publish.clone();
             records.push(Record::Out { number: *number, publish, expires: flight.expires });

@@ -94,7 +94,13 @@ pub(super) fn open_outbox(
 /// Until it is closed, or the outbox has failed.
 async fn supervise(options: &MqttOptions, link: &Sender) -> Error {
     const DELAYS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(10);
-    let id = format!("{}-outbox", options.prefix());
+    let id = {
+        let mut state = link.lock();
+        let id = state.machine.client_id(options.prefix());
+        // A session that nobody finds again would be for nothing.
+        state.machine.log.commit();
+        id
+    };
     let session = Session { client_id: &id, clean_start: false, expiry: options.session_expiry };
     let mut delay = *DELAYS.start();
     loop {
@@ -137,12 +143,19 @@ async fn supervise(options: &MqttOptions, link: &Sender) -> Error {
     }
 }
 
+/// The connection of one publisher, or of an outbox: closed when nobody has it any more.
+pub(super) struct Open(pub(super) Arc<Sender>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close(super::link::CLOSE_TIMEOUT);
+    }
+}
+
 pub(super) struct MqttPublisher {
-    pub(super) link: Arc<Sender>,
+    pub(super) open: Arc<Open>,
     pub(super) qos: Qos,
     pub(super) capabilities: Arc<Capabilities>,
-    /// With an outbox the connection is the backend's.
-    pub(super) shared: bool,
 }
 
 /// Whether one more has room.
@@ -154,7 +167,7 @@ fn has_room(machine: &Outgoing) -> bool {
 
 impl Publisher for MqttPublisher {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let mut state = self.link.lock();
+        let mut state = self.open.0.lock();
         if let Some(why) = &state.ended {
             return Poll::Ready(Err(why.clone()));
         }
@@ -173,11 +186,11 @@ impl Publisher for MqttPublisher {
     }
 
     fn publish_batch(&self, envelopes: Vec<Envelope>) -> Vec<Ticket> {
-        let now = self.link.now();
+        let now = self.open.0.now();
         let encoded: Vec<_> =
             envelopes.iter().map(|one| (envelope::encode(one, self.qos), one.expires)).collect();
         let mut tickets = Vec::with_capacity(encoded.len());
-        let mut state = self.link.lock();
+        let mut state = self.open.0.lock();
         let over = state.ended.clone().or_else(|| state.closing.map(|_| closed()));
         let refused = over.or_else(|| state.machine.log.admit().err()).or_else(|| {
             let text = "too much waits to be sent: wait for `poll_ready`";
@@ -208,19 +221,11 @@ impl Publisher for MqttPublisher {
             });
         }
         drop(state);
-        self.link.poke();
+        self.open.0.poke();
         tickets
     }
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
-    }
-}
-
-impl Drop for MqttPublisher {
-    fn drop(&mut self) {
-        if !self.shared {
-            self.link.close(super::link::CLOSE_TIMEOUT);
-        }
     }
 }

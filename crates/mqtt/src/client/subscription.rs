@@ -18,7 +18,6 @@ use super::connection::{Connection, Session, connect};
 use super::incoming::{Given, Incoming};
 use super::link::{CLOSE_TIMEOUT, Link, Machine, Wake};
 use super::log::{Log, NoLog, Record};
-use super::places::Place;
 use super::{MqttOptions, NAME, closed, envelope, lost, refusal};
 use crate::codec::{Packet, PacketId, Qos, RetainHandling, Subscribe, Version};
 use crate::codec::Subscription as FilterOptions;
@@ -97,7 +96,7 @@ pub(super) async fn open(
     let window = Window { count: wanted.window.count.get(), bytes: wanted.window.bytes };
     let (log, records) = log.unwrap_or_else(|| (Box::new(NoLog), Vec::new()));
     let filter_of_core = wanted.filter.clone();
-    let machine = Incoming::new(log, records, filter_of_core, policy, window, options.planted);
+    let machine = Incoming::new(log, records, filter_of_core, named, policy, window, options.planted);
     let link = Link::new(machine, wake);
     link.lock().machine.connected(connection.connack.session_present);
 
@@ -202,8 +201,6 @@ pub(super) struct MqttSubscription {
     /// The same, as tokens hold it.
     tokens: Arc<dyn AckSink>,
     capabilities: Arc<Capabilities>,
-    /// So that nobody else in this process takes its session over.
-    place: Option<Place>,
     given: Vec<Given>,
     drain: Option<Drain>,
 }
@@ -217,17 +214,12 @@ struct Drain {
 }
 
 impl MqttSubscription {
-    pub(super) fn new(link: Arc<Receiver>, place: Option<Place>, capabilities: Arc<Capabilities>) -> Self {
+    pub(super) fn new(link: Arc<Receiver>, capabilities: Arc<Capabilities>) -> Self {
         let sink = Arc::new(Sink { link });
         let tokens = Arc::clone(&sink) as Arc<dyn AckSink>;
-        Self { sink, tokens, capabilities, place, given: Vec::new(), drain: None }
+        Self { sink, tokens, capabilities, given: Vec::new(), drain: None }
     }
 
-    /// Gives back what is in flight; nothing comes any more.
-    fn end(&mut self) {
-        end(&self.sink.link);
-        self.place = None;
-    }
 }
 
 /// The consumer is gone: its tokens are stale, and another one may have its place.
@@ -331,7 +323,7 @@ impl Subscription for MqttSubscription {
                     returned: in_flight,
                     timed_out: late && in_flight > 0,
                 });
-                self.end();
+                end(&self.sink.link);
                 continue;
             }
             let wait = drain.deadline.since(clock).min(FAR).max(Duration::from_millis(1));
@@ -351,6 +343,6 @@ impl Subscription for MqttSubscription {
 
 impl Drop for MqttSubscription {
     fn drop(&mut self) {
-        self.end();
+        end(&self.sink.link);
     }
 }

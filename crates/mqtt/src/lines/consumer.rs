@@ -31,6 +31,8 @@ pub(super) struct Consumer {
     pub(super) name: String,
     /// Its topics; those that are parked or were left are not here.
     links: BTreeMap<Utf8, Link>,
+    /// When the message was sent for which a topic was parked last.
+    unanswered: Option<Millis>,
 }
 
 /// One topic of a user: an inner connection.
@@ -67,7 +69,8 @@ impl Consumer {
     /// It owes an answer for longer than it was given, and nothing came since: there is nobody.
     fn seems_dead(&self, heard: Millis) -> bool {
         let owes = |flight: &Flight| flight.sends > 1 && heard <= flight.since;
-        self.links.values().filter_map(|link| link.flight.as_ref()).any(owes)
+        let parked = self.unanswered.is_some_and(|since| heard <= since);
+        parked || self.links.values().filter_map(|link| link.flight.as_ref()).any(owes)
     }
 }
 
@@ -78,20 +81,20 @@ fn client(name: &str, topic: &str) -> Utf8 {
 }
 
 impl Doors {
-    pub(super) fn prompt(&mut self, id: LineId) {
+    pub(super) fn prompt(&mut self, id: LineId, now: Millis) {
         let max = self.config.max_prompts;
         let Some(line) = self.line_mut(id) else { return };
         let Stage::Login(login) = &mut line.stage else { return };
         login.prompts += 1;
         if login.prompts > max {
-            self.end(id, "Unknown login error", 0);
+            self.end(id, "Unknown login error", now);
         } else {
             self.say(id, Ticket(0), "Please login!");
         }
     }
 
     pub(super) fn log_in(&mut self, id: LineId, line: &[u8], now: Millis) {
-        let Some(name) = text::login(line) else { return self.prompt(id) };
+        let Some(name) = text::login(line) else { return self.prompt(id, now) };
         if let Some(old) = self.users.get(&name).copied() {
             let dead = self.line(old).is_none_or(|line| match &line.stage {
                 Stage::Consumer(consumer) => consumer.seems_dead(line.heard),
@@ -103,7 +106,8 @@ impl Doors {
             self.end(old, "Another connection logged in with this username", now);
         }
         let Some(line) = self.line_mut(id) else { return };
-        line.stage = Stage::Consumer(Consumer { name: name.clone(), links: BTreeMap::new() });
+        line.stage =
+            Stage::Consumer(Consumer { name: name.clone(), links: BTreeMap::new(), unanswered: None });
         self.users.insert(name.clone(), id);
         self.say(id, Ticket(0), "Succesfully logged in!");
         for topic in self.topics(&name) {
@@ -145,7 +149,9 @@ impl Doors {
 
     /// Closes the inner connection of a topic; the session keeps its place.
     fn detach(&mut self, id: LineId, topic: &str, now: Millis) -> Option<ConnId> {
-        let Some(Stage::Consumer(consumer)) = self.line_mut(id).map(|line| &mut line.stage) else { return None };
+        let Some(Stage::Consumer(consumer)) = self.line_mut(id).map(|line| &mut line.stage) else {
+            return None;
+        };
         let link = consumer.links.remove(topic)?;
         if let Some(flight) = &link.flight {
             self.timers.remove(&(flight.due, link.conn));
@@ -303,7 +309,9 @@ impl Doors {
                 let before = bytes.len();
                 let mut slices: Vec<IoSlice<'_>> = Vec::new();
                 outbox.slices(&mut slices);
-                slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+                for slice in &slices {
+                    bytes.extend_from_slice(slice);
+                }
                 outbox.advance(bytes.len() - before);
             }
             closed = outbox.close_after();
@@ -335,10 +343,16 @@ impl Doors {
         if self.config.planted.packet_ids {
             name = u64::from(packet.get());
         }
-        let content_type = publish.properties.as_ref().and_then(|properties| properties.content_type.as_deref());
+        let content_type =
+            publish.properties.as_ref().and_then(|properties| properties.content_type.as_deref());
         let msg = payload::to_value(&publish.payload, content_type);
         let text = text::delivery(&publish.topic, name, &msg);
-        self.fly(id, conn, &publish.topic, Flight { packet, name, leg: Leg::Sent, text, sends: 1, since: now, due: 0 });
+        self.fly(
+            id,
+            conn,
+            &publish.topic,
+            Flight { packet, name, leg: Leg::Sent, text, sends: 1, since: now, due: 0 },
+        );
     }
 
     /// PUBREC is committed, now or in an earlier connection.
@@ -346,7 +360,12 @@ impl Doors {
         let known = self.link(id, topic).and_then(|link| link.flight.as_ref()).map(|flight| flight.name);
         let Some(name) = known.or_else(|| self.broker.door_name(conn, packet)) else { return };
         let text = text::answer("PUBREL", name);
-        self.fly(id, conn, topic, Flight { packet, name, leg: Leg::Released, text, sends: 1, since: now, due: 0 });
+        self.fly(
+            id,
+            conn,
+            topic,
+            Flight { packet, name, leg: Leg::Released, text, sends: 1, since: now, due: 0 },
+        );
     }
 
     /// Sends something that is to be answered.
@@ -392,6 +411,10 @@ impl Doors {
             }
         } else if flight.leg == Leg::Sent {
             tracing::info!(topic, "a consumer does not answer and is parked");
+            let since = flight.since;
+            if let Some(Stage::Consumer(consumer)) = self.line_mut(id).map(|line| &mut line.stage) {
+                consumer.unanswered = Some(since);
+            }
             self.detach(id, topic, now);
         } else {
             let (packet, name, sends) = (flight.packet, flight.name, flight.sends);

@@ -2,63 +2,78 @@
 
 use super::{DoorId, DoorListener, Doors};
 use crate::broker::{Outbox, Peer};
+use crate::server::OnDead;
 use crate::server::machine::{Machine, Origin, Rules};
 use bytes::BytesMut;
 use postroad_engine::log::Ticket;
 use std::sync::Arc;
 use std::time::Duration;
 
-impl Machine for Doors {
+/// The doors, and where dead letters of MQTT clients go.
+pub(crate) struct DoorsBehind {
+    pub(crate) doors: Doors,
+    pub(crate) on_dead: Option<OnDead>,
+}
+
+impl Machine for DoorsBehind {
     type Id = DoorId;
     type Listener = DoorListener;
     type Outbox = Outbox;
 
     fn connect(&mut self, listener: &Arc<DoorListener>, origin: Origin, now: u64) -> Option<DoorId> {
-        self.connect(listener, Peer { address: origin.address, certificate: origin.certificate }, now).ok()
+        self.doors
+            .connect(listener, Peer { address: origin.address, certificate: origin.certificate }, now)
+            .ok()
     }
 
     fn input(&mut self, id: DoorId, input: &mut BytesMut, now: u64) {
-        self.input(id, input, now);
+        self.doors.input(id, input, now);
     }
 
     fn lost(&mut self, id: DoorId, now: u64) {
-        self.lost(id, now);
+        self.doors.lost(id, now);
     }
 
     fn committed(&mut self, now: u64) {
-        self.committed(now);
+        self.doors.committed(now);
     }
 
     fn tick(&mut self, now: u64) {
-        self.tick(now);
+        self.doors.tick(now);
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        self.next_deadline()
+        self.doors.next_deadline()
     }
 
     fn pending(&mut self) -> Option<Ticket> {
-        self.pending()
+        self.doors.pending()
     }
 
     fn touched(&mut self, out: &mut Vec<DoorId>) {
-        self.touched(out);
+        let dead = self.doors.dead_letters();
+        if !dead.is_empty()
+            && let Some(on_dead) = &mut self.on_dead
+        {
+            on_dead(dead);
+        }
+        self.doors.touched(out);
     }
 
     fn outbox(&mut self, id: DoorId) -> Option<&mut Outbox> {
-        self.outbox(id)
+        self.doors.outbox(id)
     }
 
     fn written(&mut self, id: DoorId, now: u64) {
-        self.written(id, now);
+        self.doors.written(id, now);
     }
 
     fn wants_input(&mut self, id: DoorId) -> bool {
-        self.wants_input(id)
+        self.doors.wants_input(id)
     }
 
     fn drain(&mut self, now: u64) {
-        self.drain(now);
+        self.doors.drain(now);
     }
 }
 

@@ -71,7 +71,8 @@ impl Doors {
             }
             some = true;
             let user = name.split('/').next().filter(|user| !user.is_empty());
-            let msg = RawValue::from_string(payload::to_value(&dead.payload, dead.content_type.as_deref())).ok();
+            let msg =
+                RawValue::from_string(payload::to_value(&dead.payload, dead.content_type.as_deref())).ok();
             self.post(
                 &Letter {
                     attempts: Some(dead.attempts),

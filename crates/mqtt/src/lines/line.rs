@@ -82,7 +82,7 @@ impl Doors {
             closing: false,
         });
         if role == Role::Consumers {
-            self.prompt(id);
+            self.prompt(id, now);
         }
         Ok(id)
     }
@@ -90,15 +90,21 @@ impl Doors {
     pub(super) fn read_lines(&mut self, id: LineId, buf: &mut BytesMut, now: Millis) {
         let max = self.config.max_line;
         while let Some(line) = self.line_mut(id).filter(|line| !line.closing) {
-            let Some(end) = memchr::memchr(b'\n', buf).or((buf.len() > max + 1).then_some(max + 1)) else { return };
             line.heard = now;
-            if end > max + 1 || (end == max + 1 && buf.get(end - 1) != Some(&b'\r')) {
+            let (taken, end) = match memchr::memchr(b'\n', buf) {
+                Some(at) => (at + 1, at),
+                // One more may be the carriage return of a line that is not too long.
+                None if buf.len() > max + 1 => (buf.len(), buf.len()),
+                None => return,
+            };
+            let bytes = buf.split_to(taken);
+            let text = bytes.get(..end).unwrap_or_default();
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
+            if text.len() > max {
                 self.end(id, "the line is too long", now);
-                break;
+            } else {
+                self.one_line(id, text, now);
             }
-            let line = buf.split_to(end + 1).freeze();
-            let line = line.strip_suffix(b"\n").unwrap_or(&line);
-            self.one_line(id, line.strip_suffix(b"\r").unwrap_or(line), now);
         }
         buf.clear();
     }

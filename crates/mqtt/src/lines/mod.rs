@@ -19,10 +19,13 @@ mod tests;
 mod text;
 
 pub use config::{DEAD_LETTERS, DoorListener, LinesConfig, Planted, Role};
+pub(crate) use edge::DoorsBehind;
 pub use line::LineId;
 
 use crate::access::Access;
-use crate::broker::{Broker, BrokerConfig, BrokerError, ConnId, DeadLetter, ListenerConfig, Outbox, Peer, Refused};
+use crate::broker::{
+    Broker, BrokerConfig, BrokerError, ConnId, DeadLetter, ListenerConfig, Outbox, Peer, Refused,
+};
 use crate::codec::Utf8;
 use bytes::BytesMut;
 use line::Line;
@@ -89,7 +92,10 @@ impl Doors {
             inner: HashMap::new(),
             clients,
             timers: BTreeSet::new(),
-            held: held.into_iter().map(|(number, since)| (number, Kept { since, ticket: Ticket(0) })).collect(),
+            held: held
+                .into_iter()
+                .map(|(number, since)| (number, Kept { since, ticket: Ticket(0) }))
+                .collect(),
             waiting: Vec::new(),
             touched: Vec::new(),
             dead: Vec::new(),
@@ -113,7 +119,10 @@ impl Doors {
     pub fn input(&mut self, id: DoorId, buf: &mut BytesMut, now: Millis) {
         match id {
             DoorId::Mqtt(id) => self.broker.input(id, buf, now),
-            DoorId::Line(id) => self.read_lines(id, buf, now),
+            DoorId::Line(id) => {
+                self.broker.door_begin(now);
+                self.read_lines(id, buf, now);
+            }
         }
         self.settle(now);
     }

@@ -65,7 +65,9 @@ pub(super) fn to_value(payload: &[u8], content_type: Option<&str>) -> String {
 
 /// Valid JSON without the white space between its tokens: a line must not end in the middle.
 fn one_line(text: &str) -> String {
-    if memchr::memchr3(b'\n', b'\r', b'\t', text.as_bytes()).is_none() && text.trim_ascii().len() == text.len() {
+    if memchr::memchr3(b'\n', b'\r', b'\t', text.as_bytes()).is_none()
+        && text.trim_ascii().len() == text.len()
+    {
         return text.to_owned();
     }
     let (mut quoted, mut escaped) = (false, false);

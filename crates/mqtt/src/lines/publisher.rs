@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 
 /// The session that holds what was published and not released: no user has an empty name.
 pub(super) const HOLDER: &str = "$lines//held";
-/// What publishers are called in access rules.
-pub(super) const CLIENT: &str = "$lines//publisher";
+/// What publishers, and consumers before they log in, are called in access rules.
+pub(super) const CLIENT: &str = "$lines//";
 /// The longest topic, bytes; and levels.
 const MAX_TOPIC: usize = 1024;
 const MAX_LEVELS: usize = 128;

@@ -120,7 +120,8 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()).unwrap_err(), Bad::Shape, "{line}");
         }
-        for line in [&b""[..], b"hello", b"{", b"{\"type\":\"SUB\",\"topic\":\"\xff\"}", b"log amy", b"{}{}"] {
+        for line in [&b""[..], b"hello", b"{", b"{\"type\":\"SUB\",\"topic\":\"\xff\"}", b"log amy", b"{}{}"]
+        {
             assert_eq!(parse(line).unwrap_err(), Bad::Json);
         }
         assert_eq!(parse("[".repeat(100_000).as_bytes()).unwrap_err(), Bad::Json);
@@ -130,7 +131,8 @@ mod tests {
     fn a_login_is_two_words() {
         assert_eq!(login(b"log Amy").as_deref(), Some("amy"));
         assert_eq!(login(b"  LOG   amy ").as_deref(), Some("amy"));
-        for line in [&b"log"[..], b"log a b", b"login amy", b"", b"log a/b", b"log +", b"log \xff", b"log $x"] {
+        for line in [&b"log"[..], b"log a b", b"login amy", b"", b"log a/b", b"log +", b"log \xff", b"log $x"]
+        {
             assert_eq!(login(line), None);
         }
         assert_eq!(login(format!("log {}", "a".repeat(65)).as_bytes()), None);

@@ -5,6 +5,7 @@ use super::machine::{Machine, Origin, Output, Rules};
 use super::{EdgeServer, ServerError, ServerHandle, SocketOptions, TlsFiles, WebSocketRules};
 use crate::access::Access;
 use crate::broker::{Broker, BrokerConfig, ConnId, DeadLetter, ListenerConfig, Outbox, Peer};
+use crate::lines::{DoorListener, Doors, DoorsBehind, LinesConfig, Role};
 use bytes::BytesMut;
 use postroad_engine::log::{LogStore, Ticket};
 use std::io::{self, IoSlice};
@@ -72,17 +73,33 @@ impl Default for ServerConfig {
     }
 }
 
+/// The line dialect of a [`Server`]: another door to its broker.
+#[derive(Clone, Debug, Default)]
+pub struct LinesOptions {
+    /// Where it listens, and for whom. By custom consumers come to port 4040 and publishers to 4041. `websocket` is
+    /// not for lines: with it a listener is refused.
+    pub listeners: Vec<(Role, ListenerOptions)>,
+    /// What it is told.
+    pub lines: LinesConfig,
+}
+
 /// Takes messages that did not arrive.
 pub type OnDead = Box<dyn FnMut(Vec<DeadLetter>) + Send>;
 
 /// An MQTT server that listens.
 pub struct Server {
-    edge: EdgeServer<ListenerConfig>,
+    edge: Edge,
     store: Arc<dyn LogStore>,
     access: Arc<dyn Access>,
     broker: BrokerConfig,
     drain_timeout: Duration,
     on_dead: Option<OnDead>,
+}
+
+/// What listens: most servers have only MQTT, and its way is the shorter one.
+enum Edge {
+    Mqtt(EdgeServer<ListenerConfig>),
+    Doors(EdgeServer<DoorListener>, LinesConfig),
 }
 
 impl std::fmt::Debug for Server {
@@ -98,27 +115,32 @@ impl Server {
         store: Arc<dyn LogStore>,
         access: Arc<dyn Access>,
     ) -> Result<Self, ServerError> {
-        let listeners = config.listeners.into_iter().map(|listener| Listen {
-            address: listener.address,
-            tls: listener.tls,
-            websocket: listener.websocket,
-            sockets: listener.sockets,
-            rules: listener.rules,
-        });
-        let edge = EdgeConfig {
-            listeners: listeners.collect(),
-            max_connections: config.max_connections,
-            max_partial: config.max_partial,
-            write_timeout: config.write_timeout,
-        };
-        Ok(Self {
-            edge: EdgeServer::bind(edge, store.clone())?,
-            store,
-            access,
-            broker: config.broker,
-            drain_timeout: config.drain_timeout,
-            on_dead: None,
-        })
+        let listeners = config.listeners.iter().map(|listener| listen(listener, listener.rules.clone())).collect();
+        let edge = Edge::Mqtt(EdgeServer::bind(edge_config(&config, listeners), store.clone())?);
+        Ok(Self::new(edge, config, store, access))
+    }
+
+    /// The same with the line dialect as another door to the broker. Its listeners come after those of `config`.
+    pub fn bind_with_lines(
+        config: ServerConfig,
+        lines: LinesOptions,
+        store: Arc<dyn LogStore>,
+        access: Arc<dyn Access>,
+    ) -> Result<Self, ServerError> {
+        if lines.listeners.iter().any(|(_, listener)| listener.websocket.is_some()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "lines do not go over WebSocket").into());
+        }
+        let mqtt = config.listeners.iter().map(|at| listen(at, Arc::new(DoorListener::Mqtt(at.rules.clone()))));
+        let others = lines
+            .listeners
+            .iter()
+            .map(|(role, at)| listen(at, Arc::new(DoorListener::Lines(*role, at.rules.clone()))));
+        let edge = EdgeServer::bind(edge_config(&config, mqtt.chain(others).collect()), store.clone())?;
+        Ok(Self::new(Edge::Doors(edge, lines.lines), config, store, access))
+    }
+
+    fn new(edge: Edge, config: ServerConfig, store: Arc<dyn LogStore>, access: Arc<dyn Access>) -> Self {
+        Self { edge, store, access, broker: config.broker, drain_timeout: config.drain_timeout, on_dead: None }
     }
 
     /// `on_dead` is called with messages that did not arrive, on the thread of the broker. Without it they are gone.
@@ -130,12 +152,18 @@ impl Server {
 
     /// Where it listens, in the order of its configuration.
     pub fn local_addrs(&self) -> io::Result<Vec<SocketAddr>> {
-        self.edge.addresses()
+        match &self.edge {
+            Edge::Mqtt(edge) => edge.addresses(),
+            Edge::Doors(edge, _) => edge.addresses(),
+        }
     }
 
     /// To be asked things while it runs.
     pub fn handle(&self) -> ServerHandle {
-        self.edge.handle()
+        match &self.edge {
+            Edge::Mqtt(edge) => edge.handle(),
+            Edge::Doors(edge, _) => edge.handle(),
+        }
     }
 
     /// Serves, on the thread `postroad-mqtt`, until `shutdown` is ready, then drains: no new connections, and clients of
@@ -144,11 +172,35 @@ impl Server {
     /// After an error the broker is gone, and the process should end: [`ServerError::Panicked`] is never survived.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self { edge, store, access, broker, drain_timeout, on_dead } = self;
-        let open = move |now| {
-            let broker = Broker::open(broker, store, access, now).map_err(|error| error.to_string())?;
-            Ok(Behind { broker, on_dead })
-        };
-        edge.run(open, shutdown, drain_timeout).await
+        match edge {
+            Edge::Mqtt(edge) => {
+                let open = move |now| {
+                    let broker = Broker::open(broker, store, access, now).map_err(|error| error.to_string())?;
+                    Ok(Behind { broker, on_dead })
+                };
+                edge.run(open, shutdown, drain_timeout).await
+            }
+            Edge::Doors(edge, lines) => {
+                let open = move |now| {
+                    let doors = Doors::open(broker, lines, store, access, now).map_err(|error| error.to_string())?;
+                    Ok(DoorsBehind { doors, on_dead })
+                };
+                edge.run(open, shutdown, drain_timeout).await
+            }
+        }
+    }
+}
+
+fn listen<L>(at: &ListenerOptions, rules: Arc<L>) -> Listen<L> {
+    Listen { address: at.address, tls: at.tls.clone(), websocket: at.websocket.clone(), sockets: at.sockets, rules }
+}
+
+fn edge_config<L>(config: &ServerConfig, listeners: Vec<Listen<L>>) -> EdgeConfig<L> {
+    EdgeConfig {
+        listeners,
+        max_connections: config.max_connections,
+        max_partial: config.max_partial,
+        write_timeout: config.write_timeout,
     }
 }
 

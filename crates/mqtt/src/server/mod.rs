@@ -20,7 +20,7 @@ mod upgrade;
 mod websocket;
 
 use accept::{Bound, Door};
-pub use broker::{ListenerOptions, OnDead, Server, ServerConfig};
+pub use broker::{LinesOptions, ListenerOptions, OnDead, Server, ServerConfig};
 use config::EdgeConfig;
 pub use config::{SocketOptions, TlsFiles, WebSocketRules};
 use counters::Counters;

@@ -1,0 +1,234 @@
+//! Servers and the way there, for the conformance kit.
+
+use std::future::ready;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use postroad_conformance::proxy::{Proxy, Way};
+use postroad_conformance::{Chaos, ChaosAbilities, Environment, Failure, Harness};
+use postroad_core::{Backend, BoxFuture, Capabilities, Durability};
+use postroad_mqtt::client::{Mqtt, MqttOptions};
+use postroad_mqtt::codec::Qos;
+use postroad_testbed::{Broker, Mode, Options, Running, Service, Testbed};
+
+use crate::own::Own;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Mosquitto,
+    Plain,
+    Durable,
+    Qos1,
+}
+
+pub(crate) struct MqttHarness {
+    kind: Kind,
+    capabilities: Capabilities,
+}
+
+enum Server {
+    Mosquitto(Running),
+    Own(Own),
+}
+
+pub(crate) fn mosquitto() -> Running {
+    let options = Options { mode: Some(Mode::Native), ..Options::default() };
+    Testbed::start(Broker::Mosquitto, &options).expect("mosquitto")
+}
+
+impl Server {
+    fn start(kind: Kind) -> Self {
+        match kind {
+            Kind::Mosquitto => Self::Mosquitto(mosquitto()),
+            Kind::Plain | Kind::Durable | Kind::Qos1 => Self::Own(Own::start()),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Mosquitto(running) => running.address(Service::Mqtt).expect("its door"),
+            Self::Own(own) => own.address(),
+        }
+    }
+}
+
+fn options(kind: Kind, address: SocketAddr) -> MqttOptions {
+    let mut options = MqttOptions::new(address.ip().to_string(), address.port());
+    options.durability = if kind == Kind::Mosquitto { Durability::Memory } else { Durability::Disk };
+    if kind == Kind::Qos1 {
+        options.qos = Qos::AtLeastOnce;
+    }
+    options
+}
+
+impl MqttHarness {
+    fn new(kind: Kind) -> Self {
+        // As CONNACK says, so a server must be asked.
+        let server = Server::start(kind);
+        let mut options = options(kind, server.address());
+        let directory = tempfile::tempdir().expect("a directory");
+        if kind == Kind::Durable {
+            add_boxes(&mut options, directory.path(), 0);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let capabilities = runtime.block_on(async {
+            let backend = Mqtt::connect(options).await.expect("a server");
+            backend.close().await.expect("a close");
+            backend.capabilities().clone()
+        });
+        Self { kind, capabilities }
+    }
+
+    pub(crate) fn mosquitto() -> Self {
+        Self::new(Kind::Mosquitto)
+    }
+
+    pub(crate) fn plain() -> Self {
+        Self::new(Kind::Plain)
+    }
+
+    pub(crate) fn durable() -> Self {
+        Self::new(Kind::Durable)
+    }
+
+    pub(crate) fn qos1() -> Self {
+        Self::new(Kind::Qos1)
+    }
+}
+
+/// An outbox of its own for each client, since only one can have it; one inbox for all, since a name must be found again.
+fn add_boxes(options: &mut MqttOptions, directory: &Path, client: u64) {
+    options.outbox = Some(directory.join(format!("out{client}")));
+    options.inbox = Some(directory.join("in"));
+}
+
+impl Harness for MqttHarness {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Mosquitto => "mqtt-mosquitto",
+            Kind::Plain => "mqtt",
+            Kind::Durable => "mqtt-durable",
+            Kind::Qos1 => "mqtt-qos1",
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities.clone()
+    }
+
+    fn chaos(&self) -> ChaosAbilities {
+        let own = self.kind != Kind::Mosquitto;
+        // An outbox is there to go on when a connection is lost; the kit wants to hear of it at once.
+        let connections = self.kind != Kind::Durable;
+        ChaosAbilities { restart: own, kill: false, cut: connections, half_open: connections, pause: !own }
+    }
+
+    fn start(&self, _: &str) -> BoxFuture<'_, Result<Box<dyn Environment>, Failure>> {
+        let kind = self.kind;
+        Box::pin(async move {
+            let place = blocking(move || {
+                let server = Server::start(kind);
+                let proxy = Proxy::start(server.address()).map_err(Failure::from)?;
+                let directory = tempfile::tempdir()?;
+                let server = Arc::new(Mutex::new(server));
+                Ok(Place { kind, server, proxy, directory, clients: AtomicU64::new(1) })
+            });
+            Ok(Box::new(place.await?) as Box<dyn Environment>)
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|why| Failure::new(why.to_string()))?
+}
+
+struct Place {
+    kind: Kind,
+    server: Arc<Mutex<Server>>,
+    proxy: Proxy,
+    directory: tempfile::TempDir,
+    clients: AtomicU64,
+}
+
+impl Place {
+    fn with(
+        &self,
+        work: impl FnOnce(&mut Server) -> Result<(), Failure> + Send + 'static,
+    ) -> BoxFuture<'_, Result<(), Failure>> {
+        let server = Arc::clone(&self.server);
+        Box::pin(blocking(move || work(&mut server.lock().unwrap_or_else(PoisonError::into_inner))))
+    }
+}
+
+impl Environment for Place {
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Backend>, Failure>> {
+        let mut options = options(self.kind, self.proxy.address());
+        if self.kind == Kind::Durable {
+            let client = self.clients.fetch_add(1, Ordering::Relaxed);
+            add_boxes(&mut options, self.directory.path(), client);
+        }
+        Box::pin(async { Ok(Arc::new(Mqtt::connect(options).await?) as Arc<dyn Backend>) })
+    }
+
+    fn prefix(&self) -> &'static str {
+        "case"
+    }
+
+    fn chaos(&self) -> Option<&dyn Chaos> {
+        Some(self)
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.proxy.cut();
+        Box::pin(ready(()))
+    }
+}
+
+fn failed(why: impl std::fmt::Display) -> Failure {
+    Failure::new(why.to_string())
+}
+
+impl Chaos for Place {
+    fn restart(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.with(|server| {
+            match server {
+                Server::Mosquitto(running) => running.restart().map_err(failed)?,
+                Server::Own(own) => own.restart(),
+            }
+            Ok(())
+        })
+    }
+
+    fn cut(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.proxy.cut();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn half_open(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.proxy.half_open(Way::Both);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn heal(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.proxy.heal();
+        Box::pin(ready(Ok(())))
+    }
+
+    fn pause(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.with(|server| match server {
+            Server::Mosquitto(running) => running.pause().map_err(failed),
+            Server::Own(_) => Err(Failure::new("a thread cannot be paused")),
+        })
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        self.with(|server| match server {
+            Server::Mosquitto(running) => running.resume().map_err(failed),
+            Server::Own(_) => Err(Failure::new("a thread cannot be paused")),
+        })
+    }
+}
