@@ -9,6 +9,9 @@ use postroad_core::mailbox::Millis;
 use postroad_engine::log::Ticket;
 use std::sync::Arc;
 
+/// Numbers that are reserved at once for messages that only memory has.
+const RESERVE: u64 = 4096;
+
 /// What became of a message.
 pub(super) struct Distributed {
     /// When it is promised.
@@ -181,6 +184,21 @@ impl Broker {
         done.ticket
     }
 
+    /// Reserves numbers for a message that only memory has; says when that is committed.
+    fn reserve(&mut self, targets: &[super::session::Target], now: Millis) -> Ticket {
+        let mut ticket = Ticket(0);
+        for target in targets.iter().filter(|target| target.qos != Qos::AtMostOnce) {
+            let Some(session) = self.state.sessions.get_mut(target.session) else { continue };
+            if !session.durable || session.next() <= session.reserved {
+                continue;
+            }
+            session.reserved = session.next() + RESERVE;
+            let (number, reserved) = (session.number, session.reserved);
+            ticket = self.book.append(now, |pen, log| pen.reserved(log, number, reserved));
+        }
+        ticket
+    }
+
     /// Finds who gets a message, writes its one record if somebody must get it after a crash too, and queues it.
     fn route(
         &mut self,
@@ -226,6 +244,9 @@ impl Broker {
                     pen.skip(log, *session, *next);
                 }
             });
+        }
+        if !logged && queued && !self.volatile {
+            ticket = self.reserve(&targets, now);
         }
         let message = Arc::new(message);
         let work = self.state.enqueue_work(seq, Some(&message));

@@ -58,6 +58,8 @@ pub(super) enum Record<'a> {
     QueueGiven { queue: u64, number: u64, seq: u64 },
     /// Its next message has this number.
     QueueSkip { queue: u64, next: u64 },
+    /// Its numbers up to this one may have been given to messages that only memory had.
+    Reserved { session: u64, number: u64 },
     /// Snapshot: ids that are open.
     Open { session: u64, packets: Vec<PacketId> },
     /// Snapshot: it begins; sessions get numbers from this one on.
@@ -278,6 +280,12 @@ impl Pen {
         self.write(log, "zopen");
     }
 
+    pub(super) fn reserved(&mut self, log: &mut dyn Append, session: u64, number: u64) {
+        self.number("d", session);
+        self.number("n", number);
+        self.write(log, "zmem");
+    }
+
     pub(super) fn queue(&mut self, log: &mut dyn Append, queue: u64, name: &str, filter: &str) {
         self.object(&Fields { d: Some(queue), id: Some(name.into()), f: Some(filter.into()), ..Fields::default() });
         self.write(log, "zqueue");
@@ -334,7 +342,7 @@ pub(super) fn read<'a>(view: &RecordView<'a>) -> Result<Option<(bool, Record<'a>
         None => (false, view.kind),
     };
     let known = [
-        "here", "away", "gone", "subs", "unsub", "rel", "rec", "done", "give", "skip", "queue", "qgone", "qdone",
+        "here", "away", "gone", "subs", "unsub", "rel", "rec", "done", "give", "skip", "mem", "queue", "qgone", "qdone",
         "qtry", "qgive", "qskip", "open", "begin", "end",
     ];
     if !known.contains(&kind) || (!snapshot && kind == "end") {
@@ -409,6 +417,7 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
         }
         "qgive" => Record::QueueGiven { queue: session?, number: fields.n?, seq: fields.q? },
         "qskip" => Record::QueueSkip { queue: session?, next: fields.n? },
+        "mem" => Record::Reserved { session: session?, number: fields.n? },
         "skip" => Record::Skip { session: session?, next: fields.n? },
         "open" => Record::Open { session: session?, packets: fields.p },
         "begin" => Record::Begin { next: fields.n? },

@@ -129,6 +129,9 @@ pub(super) struct Session {
     next: u64,
     /// Where the log's own count of its messages stands: messages in memory only are not in it.
     pub(super) logged_next: u64,
+    /// Numbers up to this one may have been given to messages that only memory had: after a crash they are not given
+    /// again, because the client may still know their packet ids.
+    pub(super) reserved: u64,
     pub(super) subscriptions: BTreeMap<Utf8, Options>,
     pub(super) will: Option<Box<Will>>,
     /// The newest record that concerns it.
@@ -156,6 +159,7 @@ impl Session {
             outgoing: None,
             next: 1,
             logged_next: 1,
+            reserved: 0,
             subscriptions: BTreeMap::new(),
             will: None,
             ticket: Ticket(0),

@@ -57,6 +57,9 @@ impl Broker {
                         }
                     }
                 }
+                if session.reserved > 0 {
+                    pen.reserved(log, number, session.reserved);
+                }
                 if session.logged_next > 1 {
                     pen.skip(log, number, session.logged_next);
                 }

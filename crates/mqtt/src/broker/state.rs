@@ -347,6 +347,11 @@ impl State {
                     }
                 }
             }
+            Record::Reserved { session, number } => {
+                if let Some(session) = self.numbered(*session) {
+                    session.reserved = session.reserved.max(*number);
+                }
+            }
             Record::Queue { queue, name, filter } => {
                 self.next_number = self.next_number.max(queue + 1);
                 if self.queue_mut(*queue).is_none() {
@@ -542,10 +547,14 @@ impl Fold {
             queue.offer_all();
         }
         for (_, session) in &mut state.sessions {
+            if session.reserved >= session.next() {
+                let next = session.reserved + 1;
+                session.queue().skip_to(next);
+            }
             if session.away.is_none() {
                 session.sent = session.next().saturating_sub(1);
             }
-            let sent = session.sent; eprintln!("DBG finish {} away {:?} sent {} next {}", session.client, session.away, sent, session.next());
+            let sent = session.sent;
             if let Some(queue) = session.outgoing_mut() {
                 queue.presume_sent(sent);
                 queue.offer_all();

@@ -117,5 +117,5 @@ fn hunt(seeds: u64, world: impl Fn(u64) -> Result<(), String>) -> Option<(u64, S
 /// How many worlds: `POSTROAD_CASES` times the usual number.
 fn cases() -> u64 {
     let times = std::env::var("POSTROAD_CASES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
-    500 * times
+    150 * times
 }

@@ -216,13 +216,11 @@ impl Doors {
                 self.say(id, ticket, "OK");
             }
             Err(_) => {
-                // A session that was there before has a subscription; this one is only left if it was allowed once.
-                if self.clients.contains(&client) {
-                    self.detach(id, &topic, now);
-                } else {
+                // A session without a subscription is of no use to anybody, and would never end.
+                if !self.clients.contains(&client) {
                     self.broker.door_end(conn, now);
-                    self.detach(id, &topic, now);
                 }
+                self.detach(id, &topic, now);
                 self.say_error(id, "this subscription is not allowed");
             }
         }

@@ -194,7 +194,6 @@ impl Doors {
             line.out.close();
         }
         self.touch_line(id);
-        self.release_line(id);
     }
 
     pub(super) fn wants_lines(&mut self, id: LineId) -> bool {
@@ -202,7 +201,9 @@ impl Doors {
         let (max_replies, max_output) = (self.config.max_replies, self.config.max_output);
         let Some(line) = self.line_mut(id) else { return false };
         let slow = line.replies.len() > max_replies || line.out.len() > max_output || busy;
-        line.held |= slow;
+        if slow && !std::mem::replace(&mut line.held, true) {
+            self.held_back.push(id);
+        }
         !slow
     }
 

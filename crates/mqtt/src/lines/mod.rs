@@ -64,6 +64,8 @@ pub struct Doors {
     held: BTreeMap<u64, Kept>,
     /// Lines with replies that wait for a commit.
     waiting: Vec<LineId>,
+    /// Lines that are not read for now.
+    held_back: Vec<LineId>,
     touched: Vec<DoorId>,
     dead: Vec<DeadLetter>,
     draining: bool,
@@ -97,6 +99,7 @@ impl Doors {
                 .map(|(number, since)| (number, Kept { since, ticket: Ticket(0) }))
                 .collect(),
             waiting: Vec::new(),
+            held_back: Vec::new(),
             touched: Vec::new(),
             dead: Vec::new(),
             draining: false,
@@ -142,6 +145,9 @@ impl Doors {
         self.settle(now);
         for id in std::mem::take(&mut self.waiting) {
             self.flush_replies(id);
+        }
+        for id in std::mem::take(&mut self.held_back) {
+            self.release_line(id);
         }
     }
 

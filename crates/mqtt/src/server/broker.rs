@@ -115,7 +115,8 @@ impl Server {
         store: Arc<dyn LogStore>,
         access: Arc<dyn Access>,
     ) -> Result<Self, ServerError> {
-        let listeners = config.listeners.iter().map(|listener| listen(listener, listener.rules.clone())).collect();
+        let listeners =
+            config.listeners.iter().map(|listener| listen(listener, listener.rules.clone())).collect();
         let edge = Edge::Mqtt(EdgeServer::bind(edge_config(&config, listeners), store.clone())?);
         Ok(Self::new(edge, config, store, access))
     }
@@ -130,7 +131,8 @@ impl Server {
         if lines.listeners.iter().any(|(_, listener)| listener.websocket.is_some()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "lines do not go over WebSocket").into());
         }
-        let mqtt = config.listeners.iter().map(|at| listen(at, Arc::new(DoorListener::Mqtt(at.rules.clone()))));
+        let mqtt =
+            config.listeners.iter().map(|at| listen(at, Arc::new(DoorListener::Mqtt(at.rules.clone()))));
         let others = lines
             .listeners
             .iter()
@@ -140,7 +142,14 @@ impl Server {
     }
 
     fn new(edge: Edge, config: ServerConfig, store: Arc<dyn LogStore>, access: Arc<dyn Access>) -> Self {
-        Self { edge, store, access, broker: config.broker, drain_timeout: config.drain_timeout, on_dead: None }
+        Self {
+            edge,
+            store,
+            access,
+            broker: config.broker,
+            drain_timeout: config.drain_timeout,
+            on_dead: None,
+        }
     }
 
     /// `on_dead` is called with messages that did not arrive, on the thread of the broker. Without it they are gone.
@@ -175,14 +184,16 @@ impl Server {
         match edge {
             Edge::Mqtt(edge) => {
                 let open = move |now| {
-                    let broker = Broker::open(broker, store, access, now).map_err(|error| error.to_string())?;
+                    let broker =
+                        Broker::open(broker, store, access, now).map_err(|error| error.to_string())?;
                     Ok(Behind { broker, on_dead })
                 };
                 edge.run(open, shutdown, drain_timeout).await
             }
             Edge::Doors(edge, lines) => {
                 let open = move |now| {
-                    let doors = Doors::open(broker, lines, store, access, now).map_err(|error| error.to_string())?;
+                    let doors =
+                        Doors::open(broker, lines, store, access, now).map_err(|error| error.to_string())?;
                     Ok(DoorsBehind { doors, on_dead })
                 };
                 edge.run(open, shutdown, drain_timeout).await
@@ -192,7 +203,13 @@ impl Server {
 }
 
 fn listen<L>(at: &ListenerOptions, rules: Arc<L>) -> Listen<L> {
-    Listen { address: at.address, tls: at.tls.clone(), websocket: at.websocket.clone(), sockets: at.sockets, rules }
+    Listen {
+        address: at.address,
+        tls: at.tls.clone(),
+        websocket: at.websocket.clone(),
+        sockets: at.sockets,
+        rules,
+    }
 }
 
 fn edge_config<L>(config: &ServerConfig, listeners: Vec<Listen<L>>) -> EdgeConfig<L> {

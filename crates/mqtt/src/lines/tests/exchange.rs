@@ -182,3 +182,22 @@ fn old_segments_go() {
     let segments = rig.doors.broker().door_segments();
     assert!(segments <= 4, "{segments}");
 }
+
+#[test]
+fn who_sends_too_fast_is_not_read_until_there_was_a_commit() {
+    let mut rig = Rig::with(LinesConfig { max_replies: 3, ..LinesConfig::default() }, 64 << 20);
+    let publisher = rig.publisher();
+    for _ in 0..4 {
+        assert!(rig.doors.wants_input(publisher));
+        rig.send(publisher, &publish("t", "1"));
+    }
+    assert!(!rig.doors.wants_input(publisher));
+    let mut touched = Vec::new();
+    rig.doors.touched(&mut touched);
+    touched.clear();
+    rig.commit();
+    rig.doors.touched(&mut touched);
+    assert!(touched.contains(&publisher), "it is to be asked again");
+    assert!(rig.doors.wants_input(publisher));
+    assert_eq!(rig.hear(publisher).len(), 4);
+}
