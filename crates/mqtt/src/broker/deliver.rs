@@ -83,10 +83,19 @@ impl Broker {
             taken.clear();
             let more = self.pump_some(index, &mut taken, now);
             self.taken = taken;
-            if !more {
+            if !more && !(self.has_room(index) && self.replay_some(index, now)) {
                 return;
             }
         }
+    }
+
+    /// True if the client could be sent more than its queue has.
+    fn has_room(&self, index: usize) -> bool {
+        let Some(session) = self.state.sessions.get(index) else { return false };
+        let conn = session.conn.and_then(|id| self.conn(id));
+        !session.replays.is_empty()
+            && session.outgoing().is_none_or(|queue| queue.len() < usize::from(session.window))
+            && conn.is_some_and(|conn| conn.greeted && conn.out.len() <= self.config.max_output)
     }
 
     /// One turn of [`Broker::pump`]; true if there may be more.

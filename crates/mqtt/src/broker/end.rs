@@ -46,6 +46,7 @@ impl Broker {
         self.counters.disconnects += 1;
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         session.conn = None;
+        session.replays.clear();
         session.away = Some(now);
         if !will {
             session.will = None;
@@ -64,6 +65,8 @@ impl Broker {
             self.end_session(index, now);
             return;
         }
+        // What is acknowledged must not come back, after a crash, as if it had never been sent.
+        self.log_over(now);
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let ticket = self.book.append(now, |pen, log| pen.away(log, session, now));
         session.ticket = ticket;

@@ -43,6 +43,8 @@ pub struct Session {
     pub client: String,
     /// Its number in the log, never used again.
     pub number: u64,
+    /// The user that it belongs to; `None`: an anonymous client.
+    pub user: Option<String>,
     /// Seconds that it outlives its connection; `None`: for ever.
     pub expiry: Option<u32>,
     /// Since when it has no connection, milliseconds since 1970. `None`: it has one, or the broker was killed.
@@ -159,7 +161,8 @@ impl Inspector {
     pub fn finish(self) -> Contents {
         let time = self.fold.last_time;
         let state = self.fold.finish();
-        let mut sessions: Vec<Session> = state.sessions.iter().map(|(_, session)| Session::of(session)).collect();
+        let mut sessions: Vec<Session> =
+            state.sessions.iter().map(|(_, session)| Session::of(session)).collect();
         sessions.sort_by(|a, b| a.client.cmp(&b.client));
         let retained = state.retained.iter().map(|(topic, kept)| Retained {
             topic: topic.to_owned(),
@@ -189,7 +192,10 @@ impl Contents {
                 && let Some(place) = wanted.get_mut(&record.seq)
             {
                 let line = bytes::Bytes::copy_from_slice(record.line);
-                *place = record.event(&line).and_then(|event| message::read(&event)).map(|(message, _)| About::of(&message));
+                *place = record
+                    .event(&line)
+                    .and_then(|event| message::read(&event))
+                    .map(|(message, _)| About::of(&message));
             }
         })?;
         let find = |seq: &u64| wanted.get(seq).cloned().flatten();
@@ -229,6 +235,7 @@ impl Session {
         Self {
             client: session.client.as_str().to_owned(),
             number: session.number,
+            user: session.owner.as_deref().map(str::to_owned),
             expiry: (session.expiry != NEVER).then_some(session.expiry),
             away: session.away,
             window: session.window,

@@ -253,7 +253,7 @@ impl Broker {
         let work = self.refuse_work(work, &message, now);
         self.state.enqueue(seq, &message, &mut targets);
         if changes_retained {
-            let kept = Kept { seq, expires: message.expires, message: Some(message.clone()) };
+            let kept = Kept { seq, qos: message.qos, expires: message.expires, message: Some(message.clone()) };
             self.state.retained.set(&message.topic, message.payload.is_empty(), kept);
         }
         let offer = (matched || (changes_retained && logged))

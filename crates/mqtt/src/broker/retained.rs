@@ -1,17 +1,22 @@
 //! Retained messages: the newest one of each topic that has one.
 
 use super::message::Message;
-use crate::codec::topic;
+use crate::codec::{Qos, topic};
 use postroad_core::mailbox::Millis;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+
+/// Topics that match, and topics looked at, in one page.
+const PAGE_FOUND: usize = 128;
+const PAGE_LOOKED: usize = 4096;
 
 /// Where a retained message is.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     /// Its number in the log; 0 if it is in memory only.
     pub(super) seq: u64,
+    pub(super) qos: Qos,
     pub(super) expires: Option<Millis>,
     /// The message, as long as it can not be read from the log.
     pub(super) message: Option<Arc<Message>>,
@@ -55,25 +60,45 @@ impl Retained {
 
     /// Calls `each` with the topics that match a filter, and their messages.
     pub(super) fn matches(&self, filter: &str, mut each: impl FnMut(&str, &Kept)) {
+        let mut after = None;
+        while let Some(next) = self.page(filter, after.as_deref(), &mut each) {
+            after = Some(next);
+        }
+    }
+
+    /// The same for the first ones after a topic; says behind which one to go on, if there may be more.
+    pub(super) fn page(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        mut each: impl FnMut(&str, &Kept),
+    ) -> Option<Box<str>> {
         let prefix = match filter.find(['+', '#']) {
             None => {
-                if let Some((topic, kept)) = self.topics.get_key_value(filter) {
+                if let (Some((topic, kept)), None) = (self.topics.get_key_value(filter), after) {
                     each(topic, kept);
                 }
-                return;
+                return None;
             }
             // `sport/#` matches `sport` too.
             Some(at) => filter[..at].strip_suffix('/').unwrap_or(&filter[..at]),
         };
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        for (topic, kept) in self.topics.range::<str, _>(from) {
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let (mut looked, mut found) = (0, 0);
+        for (topic, kept) in self.topics.range::<str, _>((from, Bound::Unbounded)) {
             if !topic.starts_with(prefix) {
-                break;
+                return None;
             }
             if topic::matches(filter, topic) {
                 each(topic, kept);
+                found += 1;
+            }
+            looked += 1;
+            if looked == PAGE_LOOKED || found == PAGE_FOUND {
+                return Some(topic.clone());
             }
         }
+        None
     }
 
     /// All of them.
@@ -94,7 +119,7 @@ mod tests {
     use super::*;
 
     fn kept(seq: u64) -> Kept {
-        Kept { seq, expires: None, message: None }
+        Kept { seq, qos: Qos::AtMostOnce, expires: None, message: None }
     }
 
     #[test]
@@ -117,5 +142,27 @@ mod tests {
         assert_eq!(found("+/+"), ["/", "a/b"]);
         retained.set("a/b", true, kept(9));
         assert_eq!(retained.len(), 6);
+    }
+
+    #[test]
+    fn pages_together_are_all_of_them() {
+        let mut retained = Retained::default();
+        for n in 0..10_000 {
+            retained.set(&format!("a/{n}/{}", if n % 7 == 0 { "x" } else { "y" }), false, kept(n));
+        }
+        for (filter, expected) in [("a/#", 10_000), ("a/+/x", 1429), ("#", 10_000), ("a/9/y", 1), ("b/#", 0)] {
+            let (mut after, mut found, mut pages) = (None::<Box<str>>, Vec::new(), 0);
+            loop {
+                let before = found.len();
+                after = retained.page(filter, after.as_deref(), |topic, _| found.push(topic.to_owned()));
+                assert!(found.len() - before <= PAGE_FOUND);
+                pages += 1;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found.len(), expected, "{filter}");
+            assert!(found.is_sorted() && pages >= expected / PAGE_FOUND);
+        }
     }
 }

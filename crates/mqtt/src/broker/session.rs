@@ -8,7 +8,7 @@ use crate::access::Identity;
 use crate::codec::{Qos, RetainHandling, Subscription, SubscriptionId, Utf8};
 use postroad_core::mailbox::Millis;
 use postroad_engine::log::Ticket;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// The session never expires. [section 3.1.2.11.2]
 pub(super) const NEVER: u32 = u32::MAX;
@@ -97,6 +97,15 @@ pub(super) struct Share {
     pub(super) turn: usize,
 }
 
+/// Retained messages for a new subscription, sent page by page as the connection takes them.
+#[derive(Clone, Debug)]
+pub(super) struct Replay {
+    pub(super) filter: Utf8,
+    pub(super) options: Options,
+    /// The topic that was looked at last.
+    pub(super) after: Option<Box<str>>,
+}
+
 /// A client's session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -134,6 +143,8 @@ pub(super) struct Session {
     pub(super) reserved: u64,
     pub(super) subscriptions: BTreeMap<Utf8, Options>,
     pub(super) will: Option<Box<Will>>,
+    /// Retained messages that it is still to be sent.
+    pub(super) replays: VecDeque<Replay>,
     /// The newest record that concerns it.
     pub(super) ticket: Ticket,
     // Which publish last matched it, and as which target.
@@ -162,6 +173,7 @@ impl Session {
             reserved: 0,
             subscriptions: BTreeMap::new(),
             will: None,
+            replays: VecDeque::new(),
             ticket: Ticket(0),
             stamp: (0, 0),
         }

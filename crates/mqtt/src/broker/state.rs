@@ -423,7 +423,7 @@ impl State {
         targets.clear();
         self.route(&message, publisher, Some(&origin.chosen), targets);
         if message.retain {
-            let kept = Kept { seq, expires: message.expires, message: None };
+            let kept = Kept { seq, qos: message.qos, expires: message.expires, message: None };
             self.retained.set(&message.topic, message.payload.is_empty(), kept);
         }
         self.enqueue_work(seq, None);

@@ -1,20 +1,13 @@
 //! SUBSCRIBE and UNSUBSCRIBE (sections 3.8 to 3.11), and the retained messages that come with a subscription.
 
-use super::message::Message;
 use super::outgoing::{Entry, SubscriptionIds};
-use super::session::{Options, Session, wants_retained};
+use super::retained::Kept;
+use super::session::{Options, Replay, wants_retained};
 use super::{Broker, ConnId, Waiting};
 use crate::access::Permit;
 use crate::codec::{Packet, Qos, ReasonCode, Suback, Subscribe, Unsuback, Unsubscribe, Utf8, topic};
 use postroad_core::mailbox::Millis;
 use postroad_engine::log::Ticket;
-use std::sync::Arc;
-
-/// A retained message for a new subscription.
-struct Match {
-    seq: u64,
-    message: Option<Arc<Message>>,
-}
 
 impl Broker {
     pub(super) fn subscribe(&mut self, id: ConnId, subscribe: &Subscribe, now: Millis) {
@@ -87,40 +80,57 @@ impl Broker {
         None
     }
 
-    /// Queues the retained messages that match. [MQTT-3.3.1-8]
-    fn send_retained(&mut self, index: usize, filter: &str, options: Options, now: Millis) {
-        let mut found: Vec<Match> = Vec::new();
-        self.state.retained.matches(filter, |_, kept| {
+    /// Sends the retained messages that match. [MQTT-3.3.1-8]
+    fn send_retained(&mut self, index: usize, filter: &Utf8, options: Options, now: Millis) {
+        let Some(session) = self.state.sessions.get_mut(index) else { return };
+        if !session.durable || options.qos == Qos::AtMostOnce {
+            // They are gone with the connection anyway.
+            session.replays.push_back(Replay { filter: filter.clone(), options, after: None });
+            return;
+        }
+        let room = self.config.max_queued.saturating_sub(session.outgoing().map_or(0, super::outgoing::Outgoing::len));
+        let (mut found, mut left_out) = (Vec::new(), 0);
+        self.state.retained.matches(filter, |_, kept| match kept.expires {
+            Some(at) if at <= now => {}
+            _ if found.len() >= room => left_out += 1,
+            _ => found.push(kept.clone()),
+        });
+        if left_out > 0 {
+            tracing::warn!(client = %session.client, %filter, left_out, "more retained messages than the queue takes");
+            self.counters.dropped += left_out;
+        }
+        self.give_retained(index, found, options, now);
+    }
+
+    /// The next retained messages for a session whose queue has room; false if there are none.
+    pub(super) fn replay_some(&mut self, index: usize, now: Millis) -> bool {
+        let Some(session) = self.state.sessions.get_mut(index) else { return false };
+        let Some(mut replay) = session.replays.pop_front() else { return false };
+        let mut found = Vec::new();
+        let after = self.state.retained.page(&replay.filter, replay.after.as_deref(), |_, kept| {
             if kept.expires.is_none_or(|at| at > now) {
-                found.push(Match { seq: kept.seq, message: kept.message.clone() });
+                found.push(kept.clone());
             }
         });
+        let options = replay.options;
+        if after.is_some()
+            && let Some(session) = self.state.sessions.get_mut(index)
+        {
+            replay.after = after;
+            session.replays.push_front(replay);
+        }
+        self.give_retained(index, found, options, now);
+        true
+    }
+
+    fn give_retained(&mut self, index: usize, found: Vec<Kept>, options: Options, now: Millis) {
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let ids: SubscriptionIds = options.id.into_iter().collect();
         let (durable, number) = (session.durable, session.number);
         let mut given: Vec<(u64, u64, Qos)> = Vec::new();
-        let room = self.config.max_queued.saturating_sub(session.outgoing().map_or(0, super::outgoing::Outgoing::len));
-        if found.len() > room {
-            tracing::warn!(client = %session.client, filter, left_out = found.len() - room, "more retained messages than the queue takes");
-            self.counters.dropped += (found.len() - room) as u64;
-            found.truncate(room);
-        }
-        // A message may be lowered to the subscription's QoS only when it is known: what is not in memory is read.
-        let unknown: Vec<u64> = found.iter().filter(|m| m.message.is_none()).map(|m| m.seq).collect();
-        let mut levels: std::collections::HashMap<u64, Qos> = std::collections::HashMap::new();
-        for part in unknown.chunks(256) {
-            let result = self.book.read(part, |seq, message| {
-                levels.insert(seq, message.qos);
-            });
-            if let Err(error) = result {
-                tracing::error!(%error, "retained messages could not be read from the log");
-            }
-        }
-        let Some(session) = self.state.sessions.get_mut(index) else { return };
         let first = session.next();
-        for Match { seq, message } in found {
-            let Some(level) = message.as_ref().map(|m| m.qos).or_else(|| levels.get(&seq).copied()) else { continue };
-            let qos = level.min(options.qos);
+        for Kept { seq, qos, message, .. } in found {
+            let qos = qos.min(options.qos);
             let mut entry = Entry::new(seq, message, qos, true, ids.clone());
             entry.logged = durable && seq != 0 && qos != Qos::AtMostOnce;
             let logged = entry.logged;
@@ -130,6 +140,7 @@ impl Broker {
                 given.push((at, seq, qos));
             }
         }
+        let next = session.next();
         let mut ticket = Ticket(0);
         if !given.is_empty() {
             ticket = self.book.append(now, |pen, log| {
@@ -139,7 +150,6 @@ impl Broker {
             });
         }
         // Not before: another message could get the id after a crash, and would be taken for a repetition.
-        let next = self.state.sessions.get(index).map_or(first, Session::next);
         if next > first {
             self.after(ticket, Waiting::Given { session: index, id: number, first, last: next - 1 }, now);
         }

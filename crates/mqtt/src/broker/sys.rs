@@ -97,7 +97,7 @@ impl Broker {
         });
         let mut targets = Vec::new();
         self.state.route(&message, None, Some(&Origin::default().chosen), &mut targets);
-        let kept = Kept { seq: 0, expires: None, message: Some(message.clone()) };
+        let kept = Kept { seq: 0, qos: Qos::AtMostOnce, expires: None, message: Some(message.clone()) };
         self.state.retained.set(&message.topic, false, kept);
         if !targets.is_empty() {
             self.perform(Waiting::Offer { seq: 0, message, targets: targets.into() }, now);

@@ -102,7 +102,8 @@ async fn connect_now(options: &MqttOptions, session: Session<'_>) -> Result<Conn
     let socket = TcpStream::connect((options.host.as_str(), options.port)).await;
     let socket = socket.map_err(|why| lost(format!("{}:{}: {why}", options.host, options.port)))?;
     socket.set_nodelay(true).map_err(|why| lost(why.to_string()))?;
-    let stream: Box<dyn Stream> = if options.tls { encrypt(options, socket).await? } else { Box::new(socket) };
+    let stream: Box<dyn Stream> =
+        if options.tls { encrypt(options, socket).await? } else { Box::new(socket) };
 
     let limits = Limits { max_packet_size: MAXIMUM_PACKET_SIZE.get(), ..super::log::limits() };
     let mut connection = Connection {
@@ -118,7 +119,7 @@ async fn connect_now(options: &MqttOptions, session: Session<'_>) -> Result<Conn
     connection.write(bytes).await?;
     match connection.packet().await? {
         Packet::Connack(connack) if connack.reason.is_error() => {
-            let text = connack.properties.reason_string.as_ref().map(|text| text.as_str());
+            let text = connack.properties.reason_string.as_ref().map(Utf8::as_str);
             Err(refusal(connack.reason, text))
         }
         Packet::Connack(connack) => {
@@ -139,7 +140,8 @@ async fn connect_now(options: &MqttOptions, session: Session<'_>) -> Result<Conn
 
 fn connect_packet(options: &MqttOptions, session: Session<'_>) -> Result<Connect> {
     let text = |what: &str, text: &str| {
-        Utf8::new(text.to_owned()).map_err(|why| Error::new(ErrorKind::Config, NAME, format!("{what}: {why}")))
+        Utf8::new(text.to_owned())
+            .map_err(|why| Error::new(ErrorKind::Config, NAME, format!("{what}: {why}")))
     };
     let mut connect = Connect::new(Version::V5, text("client id", session.client_id)?);
     connect.clean_start = session.clean_start;

@@ -37,12 +37,17 @@ fn no(kind: ErrorKind, text: impl Into<String>) -> Error {
 
 /// Servers refuse more than U+0000, and may [MQTT-1.5.4]: control characters and noncharacters.
 fn is_plain(text: &str) -> bool {
-    !text.chars().any(|c| c.is_control() || (c as u32) & 0xFFFE == 0xFFFE || ('\u{FDD0}'..='\u{FDEF}').contains(&c))
+    !text
+        .chars()
+        .any(|c| c.is_control() || (c as u32) & 0xFFFE == 0xFFFE || ('\u{FDD0}'..='\u{FDEF}').contains(&c))
 }
 
 fn text(what: &str, text: &str) -> Result<Utf8> {
     if !is_plain(text) {
-        return Err(no(ErrorKind::Rejected, format!("{what} has control characters, which MQTT has no place for")));
+        return Err(no(
+            ErrorKind::Rejected,
+            format!("{what} has control characters, which MQTT has no place for"),
+        ));
     }
     Utf8::new(text.to_owned()).map_err(|why| no(ErrorKind::TooLarge, format!("{what}: {why}")))
 }
@@ -61,9 +66,10 @@ pub(super) fn filter(filter: &Filter) -> Result<Utf8> {
     let levels = filter.levels().map(|level| match level {
         "*" => Ok("+"),
         ">" => Ok("#"),
-        level if level.contains(['+', '#']) => {
-            Err(no(ErrorKind::Config, format!("filter {:?}: `+` and `#` are wildcards in MQTT", filter.as_str())))
-        }
+        level if level.contains(['+', '#']) => Err(no(
+            ErrorKind::Config,
+            format!("filter {:?}: `+` and `#` are wildcards in MQTT", filter.as_str()),
+        )),
         level => Ok(level),
     });
     let levels: Vec<_> = levels.collect::<Result<_>>()?;
@@ -77,7 +83,10 @@ pub(super) fn filter(filter: &Filter) -> Result<Utf8> {
 /// [`Unsupported`](ErrorKind::Unsupported) for a priority.
 pub(super) fn encode(envelope: &Envelope, qos: Qos) -> Result<Publish> {
     if envelope.priority != 0 {
-        return Err(no(ErrorKind::Unsupported, "MQTT has no priorities: messages are delivered in their order"));
+        return Err(no(
+            ErrorKind::Unsupported,
+            "MQTT has no priorities: messages are delivered in their order",
+        ));
     }
     let mut properties = PublishProperties::default();
     let mut user = Vec::with_capacity(3 + 2 * envelope.headers.len());
@@ -150,7 +159,8 @@ pub(super) fn decode(subject: Subject, publish: &Publish, now: Timestamp) -> Env
     let mut envelope = Envelope::new(subject, publish.payload.clone()).with_time(now);
     let Some(properties) = &publish.properties else { return envelope };
     envelope.content_type = properties.content_type.as_ref().map(|kind| Arc::from(kind.as_str()));
-    envelope.reply_to = properties.response_topic.as_ref().and_then(|topic| Subject::new(topic.as_str()).ok());
+    envelope.reply_to =
+        properties.response_topic.as_ref().and_then(|topic| Subject::new(topic.as_str()).ok());
     envelope.correlation.clone_from(&properties.correlation_data);
     envelope.expires = properties
         .message_expiry_interval

@@ -251,7 +251,12 @@ impl Incoming {
         match packet {
             Packet::Publish(publish) => self.publish(publish, now)?,
             Packet::Pubrel(ack) => self.pubrel(&ack),
-            other => return Err(lost(format!("the server sent a {:?} that has no place here", other.packet_type()))),
+            other => {
+                return Err(lost(format!(
+                    "the server sent a {:?} that has no place here",
+                    other.packet_type()
+                )));
+            }
         }
         self.advance();
         Ok(())
@@ -275,7 +280,8 @@ impl Incoming {
         let subject = match Subject::new(publish.topic.as_str()) {
             Ok(subject) => subject,
             Err(why) => {
-                let text = format!("topic {:?} is no subject here: {why}; it was refused", publish.topic.as_str());
+                let text =
+                    format!("topic {:?} is no subject here: {why}; it was refused", publish.topic.as_str());
                 self.errors.push_back(Error::new(ErrorKind::Rejected, NAME, text));
                 self.refuse(&publish);
                 return Ok(());
@@ -312,8 +318,7 @@ impl Incoming {
             let Record::In { publish, .. } = record else { return };
             let envelope = Arc::new(envelope::decode(subject, &publish, now));
             let bytes = u32::try_from(envelope.len_bytes()).unwrap_or(u32::MAX);
-            let held =
-                Held { envelope, bytes, redelivered: false, attempt: 0, stored: Some((publish, now)) };
+            let held = Held { envelope, bytes, redelivered: false, attempt: 0, stored: Some((publish, now)) };
             self.bytes += u64::from(bytes);
             self.held.insert(number, held);
             self.step(mark, Step::Offer(number));
@@ -497,7 +502,8 @@ impl Incoming {
             }
             _ => {
                 self.settle_in_mailbox(number, Verdict::Retry { after: None, reason: None }, now);
-                let text = "MQTT has no dead letters: publish it where it belongs, then ack it; it comes again";
+                let text =
+                    "MQTT has no dead letters: publish it where it belongs, then ack it; it comes again";
                 answer.resolve(Err(Error::new(ErrorKind::Unsupported, NAME, text)));
             }
         }
@@ -572,7 +578,11 @@ impl Incoming {
     pub(super) fn extend(&mut self, number: u64, attempt: u32, now: Timestamp) -> Result<(), Error> {
         let current = self.held.get(&number).is_some_and(|held| held.attempt == attempt);
         if !current || self.mailbox.touch(ME, number, now.as_millis()).is_err() {
-            return Err(Error::new(ErrorKind::StaleToken, NAME, "its lease has ended: the message comes again"));
+            return Err(Error::new(
+                ErrorKind::StaleToken,
+                NAME,
+                "its lease has ended: the message comes again",
+            ));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::Connection;
 use super::{NAME, lost, refusal};
-use crate::codec::{Disconnect, Packet, ReasonCode, Version};
+use crate::codec::{Disconnect, Packet, ReasonCode, Utf8, Version};
 
 /// How long a close waits for answers.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -253,7 +253,7 @@ impl<M: Machine> Link<M> {
                 }
                 Ok(Some(Packet::Disconnect(disconnect))) => {
                     let text = disconnect.properties.as_ref().and_then(|all| all.reason_string.as_ref());
-                    let said = refusal(disconnect.reason, text.map(|text| text.as_str()));
+                    let said = refusal(disconnect.reason, text.map(Utf8::as_str));
                     return Err(lost(format!("the server ended the connection: {}", said.message())));
                 }
                 Ok(Some(packet)) => state.machine.packet(packet, now)?,

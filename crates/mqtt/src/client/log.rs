@@ -240,9 +240,5 @@ fn read_packet(text: &str, direction: Direction) -> Result<Publish, String> {
 
 /// What the protocol allows at all: a server of one's own choice is trusted with memory.
 pub(super) fn limits() -> Limits {
-    Limits {
-        max_packet_size: MAX_REMAINING_LENGTH + 5,
-        user_properties: 65_535,
-        ..Limits::default()
-    }
+    Limits { max_packet_size: MAX_REMAINING_LENGTH + 5, user_properties: 65_535, ..Limits::default() }
 }

@@ -9,7 +9,8 @@
 //! **With `outbox=DIR`** a publish is on the disk before it is sent, and so is PUBREC before PUBREL. One
 //! connection, made again whenever it ends, sends what is there until the server has it, in this process or in the next one:
 //! a `kill -9` neither loses nor repeats a message. It remembers the ids of the last 16384 messages, so a program that does not
-//! know how far it came publishes again with the same ids: what the outbox has had is confirmed as a duplicate. The ticket is still `Confirmed` at PUBCOMP, however long that takes.
+//! know how far it came publishes again with the same ids: what the outbox has had is confirmed like the first, and not sent again. (It is
+//! no de-duplication that others could rely on, so [`Capabilities::dedup`] is absent.) The ticket is still `Confirmed` at PUBCOMP, however long that takes.
 //! This is the one driver that tries again, because it was asked to. If the *server* loses the session, what it had
 //! not confirmed is sent anew, and may arrive twice: compare ids.
 //!
@@ -234,7 +235,8 @@ async fn probe(options: &MqttOptions) -> Result<u32> {
     let session = Session { client_id: &id, clean_start: true, expiry: 0 };
     let connection = connect(options, session).await?;
     if connection.maximum_qos() < options.qos {
-        let text = format!("the server has QoS {} at most: ask for it with qos=", connection.maximum_qos() as u8);
+        let text =
+            format!("the server has QoS {} at most: ask for it with qos=", connection.maximum_qos() as u8);
         return Err(Error::new(ErrorKind::Unsupported, NAME, text));
     }
     Ok(connection.terms().maximum_packet_size)
@@ -250,11 +252,7 @@ async fn open_store(directory: PathBuf) -> Result<Arc<Store>> {
     blocking(move || Store::open(&directory)).await
 }
 
-async fn open_log(
-    store: Arc<Store>,
-    name: String,
-    wake: Arc<Wake>,
-) -> Result<(Box<dyn Log>, Vec<Record>)> {
+async fn open_log(store: Arc<Store>, name: String, wake: Arc<Wake>) -> Result<(Box<dyn Log>, Vec<Record>)> {
     blocking(move || {
         let (log, records) = store.log(&name, wake)?;
         Ok((Box::new(log) as Box<dyn Log>, records))
@@ -319,7 +317,6 @@ fn capabilities(options: &MqttOptions, maximum_packet_size: u32) -> Capabilities
         redelivery: Support::Emulated,
         attempts: if inbox { Attempts::Exact } else { Attempts::Volatile },
         durability: if confirms { options.durability } else { postroad_core::Durability::Sent },
-        dedup: if options.outbox.is_some() { Support::Emulated } else { Support::Absent },
         confirm: if confirms { Support::Native } else { Support::Absent },
         named: Support::Native,
         individual_ack: if inbox { Support::Emulated } else { Support::Absent },
@@ -338,7 +335,9 @@ fn check_subscription(wanted: &SubscribeOptions) -> Result<()> {
     wanted.check(NAME)?;
     let unsupported = |text| Err(Error::new(ErrorKind::Unsupported, NAME, text));
     if wanted.group {
-        return unsupported("no groups: MQTT's shared subscriptions do not give back what a lost consumer held");
+        return unsupported(
+            "no groups: MQTT's shared subscriptions do not give back what a lost consumer held",
+        );
     }
     if wanted.from != StartAt::New {
         return unsupported("MQTT delivers what is published from now on: there is no log to start in");

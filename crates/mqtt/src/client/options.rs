@@ -121,7 +121,8 @@ impl MqttOptions {
         if place.contains(['/', '#']) {
             return Err(bad("no path may follow the port"));
         }
-        let (login, place) = place.rsplit_once('@').map_or((None, place), |(user, place)| (Some(user), place));
+        let (login, place) =
+            place.rsplit_once('@').map_or((None, place), |(user, place)| (Some(user), place));
         let (host, port) = host_and_port(place)?;
         let mut options = Self::new(host, port.unwrap_or(if tls { 8883 } else { 1883 }));
         options.tls = tls;
@@ -234,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_url_says_it_all() {
-        let url = "mqtt://u%40x:p%3a@[::1]:1884/?client_id=a&qos=1&keep_alive=5&outbox=/tmp/a%20b&durability=disk";
+        let url =
+            "mqtt://u%40x:p%3a@[::1]:1884/?client_id=a&qos=1&keep_alive=5&outbox=/tmp/a%20b&durability=disk";
         let read = MqttOptions::from_url(url).unwrap();
         assert_eq!((read.host.as_str(), read.port, read.tls), ("::1", 1884, false));
         assert_eq!((read.user.as_deref(), read.password.as_deref()), (Some("u@x"), Some("p:")));
@@ -249,9 +251,21 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_without_the_password() {
         for url in [
-            "http://h", "mqtt://", "mqtt://:1", "mqtt://h:x", "mqtt://h/path", "mqtt://h?qos=3", "mqtt://h?x=1",
-            "mqtt://h?qos", "mqtt://%zz@h", "mqtt://[::1", "mqtts://h", "mqtt://h?keep_alive=0",
-            "mqtt://h?outbox=a&qos=0", "mqtt://h?receive_maximum=0", "mqtt://:secret@h:x",
+            "http://h",
+            "mqtt://",
+            "mqtt://:1",
+            "mqtt://h:x",
+            "mqtt://h/path",
+            "mqtt://h?qos=3",
+            "mqtt://h?x=1",
+            "mqtt://h?qos",
+            "mqtt://%zz@h",
+            "mqtt://[::1",
+            "mqtts://h",
+            "mqtt://h?keep_alive=0",
+            "mqtt://h?outbox=a&qos=0",
+            "mqtt://h?receive_maximum=0",
+            "mqtt://:secret@h:x",
         ] {
             let error = MqttOptions::from_url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

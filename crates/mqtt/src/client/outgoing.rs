@@ -12,7 +12,7 @@ use postroad_core::{Error, ErrorKind, MessageId, Receipt, TicketResolver, Timest
 
 use super::log::{Log, Mark, Record};
 use super::{NAME, Planted, envelope, lost, refusal};
-use crate::codec::{Ack, Packet, PacketId, PacketType, Publish, Qos, ReasonCode, Version};
+use crate::codec::{Ack, Packet, PacketId, PacketType, Publish, Qos, ReasonCode, Utf8, Version};
 
 /// How many ids an outbox remembers.
 pub(super) const SEEN: usize = 16_384;
@@ -212,7 +212,7 @@ impl Outgoing {
         if let Some(known) = id.as_ref().and_then(|id| self.seen.numbers.get(id)) {
             match self.flights.get_mut(known) {
                 Some(flight) => flight.tickets.push(ticket),
-                None => ticket.confirm(None, true),
+                None => ticket.confirm(None, false),
             }
             return;
         }
@@ -353,13 +353,8 @@ impl Outgoing {
         if let (Receipt::Refused(why), []) = (&receipt, flight.tickets.as_slice()) {
             tracing::warn!(number, %why, "the server refused a message of the outbox");
         }
-        for (at, ticket) in flight.tickets.into_iter().enumerate() {
-            ticket.resolve(match &receipt {
-                Receipt::Confirmed { position, .. } if at > 0 => {
-                    Receipt::Confirmed { position: *position, duplicate: true }
-                }
-                other => other.clone(),
-            });
+        for ticket in flight.tickets {
+            ticket.resolve(receipt.clone());
         }
     }
 
@@ -448,7 +443,7 @@ fn set_expiry(publish: &mut Publish, expires: Option<Timestamp>, now: Timestamp)
 fn answer(ack: &Ack) -> Receipt {
     if ack.reason.is_error() {
         let text = ack.properties.as_ref().and_then(|properties| properties.reason_string.as_ref());
-        return Receipt::Refused(refusal(ack.reason, text.map(|text| text.as_str())));
+        return Receipt::Refused(refusal(ack.reason, text.map(Utf8::as_str)));
     }
     Receipt::Confirmed { position: None, duplicate: false }
 }

@@ -5,9 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use postroad_core::{
-    Capabilities, Envelope, Error, ErrorKind, Publisher, Result, Ticket, Timestamp,
-};
+use postroad_core::{Capabilities, Envelope, Error, ErrorKind, Publisher, Result, Ticket, Timestamp};
 
 use super::connection::{Session, connect};
 use super::link::{Link, Machine, Wake};
@@ -54,10 +52,8 @@ pub(super) async fn open(options: &MqttOptions) -> Result<Arc<Sender>> {
     let id = format!("{}-{}", options.prefix(), postroad_core::MessageId::generate());
     let session = Session { client_id: &id, clean_start: true, expiry: 0 };
     let connection = connect(options, session).await?;
-    let link = Link::new(
-        Outgoing::new(Box::new(NoLog), Vec::new(), options.planted),
-        Arc::new(Wake::default()),
-    );
+    let link =
+        Link::new(Outgoing::new(Box::new(NoLog), Vec::new(), options.planted), Arc::new(Wake::default()));
     link.lock().machine.connected(connection.terms(), link.now());
     let driven = Arc::clone(&link);
     tokio::spawn(async move {

@@ -7,9 +7,7 @@ use std::thread::JoinHandle;
 
 use postroad_core::{Error, ErrorKind, Result, Timestamp};
 use postroad_journal::storage::RealStorage;
-use postroad_journal::{
-    Committer, CommitterOptions, Journal, JournalError, JournalOptions, Signal, Ticket,
-};
+use postroad_journal::{Committer, CommitterOptions, Journal, JournalError, JournalOptions, Signal, Ticket};
 
 use super::NAME;
 use super::log::{Log, Mark, Record};
@@ -60,8 +58,7 @@ impl Store {
         let thread = committer
             .spawn(|why| tracing::error!(%why, "an outbox or inbox has failed: nothing is promised any more"))
             .map_err(cannot)?;
-        let store =
-            Arc::new(Self { committer, thread: Mutex::new(Some(thread)), taken: Mutex::default() });
+        let store = Arc::new(Self { committer, thread: Mutex::new(Some(thread)), taken: Mutex::default() });
         stores.insert(root, Arc::downgrade(&store));
         Ok(store)
     }
@@ -74,9 +71,17 @@ impl Store {
     }
 
     /// The log of this name and what it says. Blocks. [`Busy`](ErrorKind::Busy) while somebody has it.
-    pub(super) fn log(self: &Arc<Self>, name: &str, signal: Arc<dyn Signal>) -> Result<(JournalLog, Vec<Record>)> {
+    pub(super) fn log(
+        self: &Arc<Self>,
+        name: &str,
+        signal: Arc<dyn Signal>,
+    ) -> Result<(JournalLog, Vec<Record>)> {
         if !lock(&self.taken).insert(name.to_owned()) {
-            return Err(Error::new(ErrorKind::Busy, NAME, format!("`{name}` has a consumer in this process")));
+            return Err(Error::new(
+                ErrorKind::Busy,
+                NAME,
+                format!("`{name}` has a consumer in this process"),
+            ));
         }
         let opened = self.open_log(name);
         match opened {
@@ -118,7 +123,11 @@ impl Store {
     pub(super) fn remove(&self, name: &str) -> Result<bool> {
         let taken = lock(&self.taken);
         if taken.contains(name) {
-            return Err(Error::new(ErrorKind::Busy, NAME, format!("`{name}` has a consumer in this process")));
+            return Err(Error::new(
+                ErrorKind::Busy,
+                NAME,
+                format!("`{name}` has a consumer in this process"),
+            ));
         }
         while self.committer.commit_now().map_err(|why| error(&why))? {}
         match std::fs::remove_dir_all(self.directory(name)) {

@@ -19,8 +19,8 @@ use super::incoming::{Given, Incoming};
 use super::link::{CLOSE_TIMEOUT, Link, Machine, Wake};
 use super::log::{Log, NoLog, Record};
 use super::{MqttOptions, NAME, closed, envelope, lost, refusal};
-use crate::codec::{Packet, PacketId, Qos, RetainHandling, Subscribe, Version};
 use crate::codec::Subscription as FilterOptions;
+use crate::codec::{Packet, PacketId, Qos, RetainHandling, Subscribe, Utf8, Version};
 
 /// Longer than anybody waits, and short enough for every timer.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -88,11 +88,8 @@ pub(super) async fn open(
     let session = Session { client_id, clean_start: !named, expiry };
     let mut connection = connect(options, session).await?;
 
-    let policy = RetryPolicy {
-        ack_wait: wanted.ack_wait,
-        backoff: wanted.backoff.clone(),
-        max_deliveries: None,
-    };
+    let policy =
+        RetryPolicy { ack_wait: wanted.ack_wait, backoff: wanted.backoff.clone(), max_deliveries: None };
     let window = Window { count: wanted.window.count.get(), bytes: wanted.window.bytes };
     let (log, records) = log.unwrap_or_else(|| (Box::new(NoLog), Vec::new()));
     let filter_of_core = wanted.filter.clone();
@@ -103,8 +100,7 @@ pub(super) async fn open(
     let mut subscription = FilterOptions::new(filter, options.qos);
     // What was published before is not new.
     subscription.retain_handling = RetainHandling::DoNotSend;
-    let subscribe =
-        Subscribe { packet_id: PacketId::MIN, filters: vec![subscription], properties: None };
+    let subscribe = Subscribe { packet_id: PacketId::MIN, filters: vec![subscription], properties: None };
     let granted = tokio::time::timeout(SUBSCRIBE_TIMEOUT, ask(&mut connection, &link, subscribe)).await;
     granted.map_err(|_| lost(format!("no SUBACK in {SUBSCRIBE_TIMEOUT:?}")))??;
 
@@ -117,7 +113,9 @@ pub(super) async fn open(
         loop {
             let over = {
                 let state = driven.lock();
-                state.closing.is_some() || !state.machine.log.is_durable() || state.machine.failure().is_some()
+                state.closing.is_some()
+                    || !state.machine.log.is_durable()
+                    || state.machine.failure().is_some()
             };
             if over {
                 return;
@@ -143,10 +141,13 @@ async fn ask(connection: &mut Connection, link: &Receiver, subscribe: Subscribe)
                 let reason = reason.ok_or_else(|| lost("the server sent a SUBACK for nothing"))?;
                 if reason.is_error() {
                     let text = suback.properties.as_ref().and_then(|all| all.reason_string.as_ref());
-                    return Err(refusal(reason, text.map(|text| text.as_str())));
+                    return Err(refusal(reason, text.map(Utf8::as_str)));
                 }
                 if (reason as u8) < wanted as u8 {
-                    let text = format!("the server gives this filter QoS {} only: ask for it with qos=", reason as u8);
+                    let text = format!(
+                        "the server gives this filter QoS {} only: ask for it with qos=",
+                        reason as u8
+                    );
                     return Err(Error::new(ErrorKind::Unsupported, NAME, text));
                 }
                 return Ok(());
@@ -219,7 +220,6 @@ impl MqttSubscription {
         let tokens = Arc::clone(&sink) as Arc<dyn AckSink>;
         Self { sink, tokens, capabilities, given: Vec::new(), drain: None }
     }
-
 }
 
 /// The consumer is gone: its tokens are stale, and another one may have its place.

@@ -20,6 +20,7 @@ enum Kind {
     Mosquitto,
     Plain,
     Durable,
+    Inbox,
     Qos1,
 }
 
@@ -42,7 +43,7 @@ impl Server {
     fn start(kind: Kind) -> Self {
         match kind {
             Kind::Mosquitto => Self::Mosquitto(mosquitto()),
-            Kind::Plain | Kind::Durable | Kind::Qos1 => Self::Own(Own::start()),
+            _ => Self::Own(Own::start()),
         }
     }
 
@@ -69,9 +70,7 @@ impl MqttHarness {
         let server = Server::start(kind);
         let mut options = options(kind, server.address());
         let directory = tempfile::tempdir().expect("a directory");
-        if kind == Kind::Durable {
-            add_boxes(&mut options, directory.path(), 0);
-        }
+        add_boxes(kind, &mut options, directory.path(), 0);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let capabilities = runtime.block_on(async {
             let backend = Mqtt::connect(options).await.expect("a server");
@@ -93,15 +92,23 @@ impl MqttHarness {
         Self::new(Kind::Durable)
     }
 
+    pub(crate) fn inbox() -> Self {
+        Self::new(Kind::Inbox)
+    }
+
     pub(crate) fn qos1() -> Self {
         Self::new(Kind::Qos1)
     }
 }
 
 /// An outbox of its own for each client, since only one can have it; one inbox for all, since a name must be found again.
-fn add_boxes(options: &mut MqttOptions, directory: &Path, client: u64) {
-    options.outbox = Some(directory.join(format!("out{client}")));
-    options.inbox = Some(directory.join("in"));
+fn add_boxes(kind: Kind, options: &mut MqttOptions, directory: &Path, client: u64) {
+    if kind == Kind::Durable {
+        options.outbox = Some(directory.join(format!("out{client}")));
+    }
+    if matches!(kind, Kind::Durable | Kind::Inbox) {
+        options.inbox = Some(directory.join("in"));
+    }
 }
 
 impl Harness for MqttHarness {
@@ -110,6 +117,7 @@ impl Harness for MqttHarness {
             Kind::Mosquitto => "mqtt-mosquitto",
             Kind::Plain => "mqtt",
             Kind::Durable => "mqtt-durable",
+            Kind::Inbox => "mqtt-inbox",
             Kind::Qos1 => "mqtt-qos1",
         }
     }
@@ -167,10 +175,8 @@ impl Place {
 impl Environment for Place {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Backend>, Failure>> {
         let mut options = options(self.kind, self.proxy.address());
-        if self.kind == Kind::Durable {
-            let client = self.clients.fetch_add(1, Ordering::Relaxed);
-            add_boxes(&mut options, self.directory.path(), client);
-        }
+        let client = self.clients.fetch_add(1, Ordering::Relaxed);
+        add_boxes(self.kind, &mut options, self.directory.path(), client);
         Box::pin(async { Ok(Arc::new(Mqtt::connect(options).await?) as Arc<dyn Backend>) })
     }
 

@@ -8,12 +8,15 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use postroad_conformance::proxy::Proxy;
-use postroad_core::{Backend, Envelope, MessageId, Publisher as _, PublisherExt as _, SubscribeOptions, SubscriptionExt as _};
+use postroad_core::{
+    Backend, Envelope, MessageId, Publisher as _, PublisherExt as _, SubscribeOptions, SubscriptionExt as _,
+};
 use postroad_mqtt::client::{Mqtt, MqttOptions};
 
 use crate::own::Own;
@@ -22,6 +25,7 @@ const ROLE: &str = "POSTROAD_MQTT_ROLE";
 const URL: &str = "POSTROAD_MQTT_URL";
 const NOTES: &str = "POSTROAD_MQTT_NOTES";
 const COUNT: &str = "POSTROAD_MQTT_COUNT";
+const PLANT: &str = "POSTROAD_MQTT_PLANT";
 const TOPIC: &str = "kills/a";
 
 fn variable(name: &str) -> String {
@@ -106,7 +110,9 @@ fn worker() {
     runtime.block_on(async {
         let until = Instant::now() + Duration::from_secs(10);
         let backend = loop {
-            match Mqtt::connect(MqttOptions::from_url(&variable(URL)).unwrap()).await {
+            let mut options = MqttOptions::from_url(&variable(URL)).unwrap();
+            options.planted.id_forgotten = std::env::var(PLANT).is_ok_and(|plant| plant == "id_forgotten");
+            match Mqtt::connect(options).await {
                 Ok(backend) => break backend,
                 // The connection of the question may be cut, too.
                 Err(why) => assert!(Instant::now() < until, "{why}"),
@@ -124,22 +130,24 @@ struct Worker {
     url: String,
     notes: PathBuf,
     count: u64,
+    plant: &'static str,
     child: Child,
 }
 
 impl Worker {
-    fn start(role: &'static str, url: String, notes: PathBuf, count: u64) -> Self {
-        let child = Self::spawn(role, &url, &notes, count);
-        Self { role, url, notes, count, child }
+    fn start(role: &'static str, url: String, notes: PathBuf, count: u64, plant: &'static str) -> Self {
+        let child = Self::spawn(role, &url, &notes, count, plant);
+        Self { role, url, notes, count, plant, child }
     }
 
-    fn spawn(role: &str, url: &str, notes: &Path, count: u64) -> Child {
+    fn spawn(role: &str, url: &str, notes: &Path, count: u64, plant: &str) -> Child {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kills::worker", "--ignored", "--nocapture"])
             .env(ROLE, role)
             .env(URL, url)
             .env(NOTES, notes)
             .env(COUNT, count.to_string())
+            .env(PLANT, plant)
             .stdout(Stdio::null())
             .spawn()
             .unwrap()
@@ -153,7 +161,7 @@ impl Worker {
         }
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = Self::spawn(self.role, &self.url, &self.notes, self.count);
+        self.child = Self::spawn(self.role, &self.url, &self.notes, self.count, self.plant);
         false
     }
 }
@@ -187,7 +195,12 @@ fn check(notes: &[String], count: u64) -> Vec<String> {
             _ => {}
         }
     }
-    wrong.extend((0..count).map(|n| n.to_string()).filter(|n| !got.contains_key(n.as_str())).map(|n| format!("{n} is lost")));
+    wrong.extend(
+        (0..count)
+            .map(|n| n.to_string())
+            .filter(|n| !got.contains_key(n.as_str()))
+            .map(|n| format!("{n} is lost")),
+    );
     wrong
 }
 
@@ -195,20 +208,20 @@ fn rounds() -> u32 {
     std::env::var("POSTROAD_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
 }
 
-#[test]
-fn nothing_is_lost_or_comes_again_when_both_clients_are_killed() {
-    let server = Own::start();
-    let proxy = Proxy::start(server.address()).unwrap();
+/// What is wrong after `rounds` kills and cuts.
+fn run(server: SocketAddr, rounds: u32, plant: &'static str) -> Vec<String> {
+    let proxy = Proxy::start(server).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let place = |name: &str| directory.path().join(name);
     let url = |boxes: String| format!("mqtt://{}?client_id=kills&{boxes}", proxy.address());
-    let count = 400 * u64::from(rounds());
+    let count = 400 * u64::from(rounds);
 
     let mut consumer = Worker::start(
         "receive",
         url(format!("inbox={}", place("in").display())),
         place("received"),
         count,
+        plant,
     );
     let until = Instant::now() + Duration::from_secs(20);
     while !lines(&place("received")).iter().any(|line| line == "ready") {
@@ -220,11 +233,12 @@ fn nothing_is_lost_or_comes_again_when_both_clients_are_killed() {
         url(format!("outbox={}", place("out").display())),
         place("published"),
         count,
+        "",
     );
     let mut random = fastrand::Rng::new();
     println!("seed {}", random.get_seed());
     let (mut kills, mut cuts) = (0, 0);
-    for _ in 0..rounds() {
+    for _ in 0..rounds {
         std::thread::sleep(Duration::from_millis(random.u64(20..250)));
         match random.u8(..5) {
             0 => {
@@ -264,8 +278,34 @@ fn nothing_is_lost_or_comes_again_when_both_clients_are_killed() {
     let notes = lines(&place("received"));
     let again = notes.iter().filter(|line| line.ends_with(" again")).count();
     let wrong = check(&notes, count);
-    println!("{kills} kills, {cuts} cuts, {count} messages, {again} deliveries were repeated before their ack");
+    println!(
+        "{kills} kills, {cuts} cuts, {count} messages, {again} deliveries were repeated before their ack"
+    );
+    wrong
+}
+
+#[test]
+fn nothing_is_lost_or_comes_again_when_both_clients_are_killed() {
+    let server = Own::start();
+    let wrong = run(server.address(), rounds(), "");
     assert!(wrong.is_empty(), "{} wrong: {:?}", wrong.len(), &wrong[..wrong.len().min(10)]);
+}
+
+/// It keeps its state in memory, and is not killed here.
+#[test]
+fn nor_with_mosquitto() {
+    let server = crate::harness::mosquitto();
+    let address = server.address(postroad_testbed::Service::Mqtt).unwrap();
+    let wrong = run(address, rounds().min(10), "");
+    assert!(wrong.is_empty(), "{} wrong: {:?}", wrong.len(), &wrong[..wrong.len().min(10)]);
+}
+
+#[test]
+fn catches_an_inbox_that_forgets_ids() {
+    let server = Own::start();
+    // By chance, but a likely one: each kill in the middle of an exchange shows it.
+    let caught = (0..5).find_map(|_| run(server.address(), 20, "id_forgotten").pop());
+    assert!(caught.is_some_and(|what| what.contains("came after its ack") || what.contains("came twice")));
 }
 
 #[test]

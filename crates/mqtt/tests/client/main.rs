@@ -20,6 +20,11 @@ mod durable {
     postroad_conformance::conformance_tests!(super::harness::MqttHarness::durable());
 }
 
+/// With an inbox, and connections that get lost.
+mod inbox {
+    postroad_conformance::conformance_tests!(super::harness::MqttHarness::inbox());
+}
+
 /// At QoS 1.
 mod qos1 {
     postroad_conformance::conformance_tests!(super::harness::MqttHarness::qos1());

@@ -9,7 +9,7 @@ use postroad_engine::log::{JournalStore, LogStore as _};
 use postroad_journal::CommitterOptions;
 use postroad_mqtt::access::OpenAccess;
 use postroad_mqtt::broker::ListenerConfig;
-use postroad_mqtt::server::{ListenerOptions, Server, ServerConfig, ServerError};
+use postroad_mqtt::server::{ListenerOptions, Server, ServerConfig, ServerError, TlsFiles};
 use tokio::sync::oneshot;
 
 pub(crate) struct Own {
@@ -24,12 +24,13 @@ struct Running {
     store: Arc<JournalStore>,
 }
 
-fn run(directory: &Path, address: SocketAddr) -> (Running, SocketAddr) {
+fn run(directory: &Path, address: SocketAddr, tls: Option<TlsFiles>) -> (Running, SocketAddr) {
     let options = CommitterOptions { preallocate: false, disk_floor: 0, ..CommitterOptions::default() };
     let store = Arc::new(JournalStore::open(directory, 4 << 20, options).unwrap());
     store.start(Box::new(|why| panic!("the log failed: {why}"))).unwrap();
     let listener = ListenerOptions {
         address,
+        tls,
         rules: Arc::new(ListenerConfig { max_packet_size: 2 << 20, ..ListenerConfig::default() }),
         ..ListenerOptions::default()
     };
@@ -48,8 +49,12 @@ fn run(directory: &Path, address: SocketAddr) -> (Running, SocketAddr) {
 
 impl Own {
     pub(crate) fn start() -> Self {
+        Self::with(None)
+    }
+
+    pub(crate) fn with(tls: Option<TlsFiles>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (running, address) = run(directory.path(), ([127, 0, 0, 1], 0).into());
+        let (running, address) = run(directory.path(), ([127, 0, 0, 1], 0).into(), tls);
         Self { running: Some(running), address, directory }
     }
 
@@ -67,7 +72,7 @@ impl Own {
 
     pub(crate) fn restart(&mut self) {
         self.stop();
-        let (running, _) = run(self.directory.path(), self.address);
+        let (running, _) = run(self.directory.path(), self.address, None);
         self.running = Some(running);
     }
 }

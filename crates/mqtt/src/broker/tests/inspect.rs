@@ -62,7 +62,10 @@ fn sessions_subscriptions_and_wills_are_seen_while_the_broker_runs() {
         session.subscriptions.iter().map(|s| (s.filter.as_str(), s.qos, s.retain_as_published)).collect();
     assert_eq!(subscriptions, [("$share/g/x/#", 1, true), ("y", 2, false)]);
     let will = session.will.as_ref().unwrap();
-    assert_eq!((will.topic.as_str(), will.bytes, will.qos, will.retain, will.delay), ("gone/b", 3, 2, true, 0));
+    assert_eq!(
+        (will.topic.as_str(), will.bytes, will.qos, will.retain, will.delay),
+        ("gone/b", 3, 2, true, 0)
+    );
 
     rig.now += 500;
     let left = rig.now;
@@ -108,15 +111,15 @@ fn each_phase_of_a_message_is_seen() {
     rig.crash(CrashMode::DropUnsynced);
     rig.pass(100);
     let contents = read(&rig.storage);
-    let expected =
-        [(2, 2, Phase::Released), (3, 3, Phase::Sent), (4, 4, Phase::Sent), (5, 5, Phase::Queued)];
+    let expected = [(2, 2, Phase::Released), (3, 3, Phase::Sent), (4, 4, Phase::Sent), (5, 5, Phase::Queued)];
     assert_eq!(phases(&contents, "s"), expected);
     assert_eq!(contents.sessions[1].count(Phase::Sent), 2);
 }
 
 #[test]
 fn retained_messages_are_seen_over_snapshots_and_only_the_newest_of_each_topic() {
-    let config = crate::broker::BrokerConfig { sys_interval: std::time::Duration::ZERO, ..Default::default() };
+    let config =
+        crate::broker::BrokerConfig { sys_interval: std::time::Duration::ZERO, ..Default::default() };
     let mut rig = Rig::with(config, 4096);
     let publisher = rig.clean("p");
     for round in 0..60 {
@@ -136,5 +139,8 @@ fn retained_messages_are_seen_over_snapshots_and_only_the_newest_of_each_topic()
     let contents = read(&rig.storage);
     let topics: Vec<_> = contents.retained.iter().map(|kept| (kept.topic.as_str(), kept.seq)).collect();
     assert_eq!(topics, [("b/c", 120)]);
-    assert_eq!(contents.retained[0].about.as_ref().map(|about| (about.topic.as_str(), about.bytes)), Some(("b/c", 53)));
+    assert_eq!(
+        contents.retained[0].about.as_ref().map(|about| (about.topic.as_str(), about.bytes)),
+        Some(("b/c", 53))
+    );
 }

@@ -44,7 +44,7 @@ impl Server {
             && let Some(number) = self.queue.pop_front()
         {
             // The lowest id that is free: ids are used again soon.
-            let id = (1..).filter_map(PacketId::new).find(|id| !self.open.contains_key(id)).unwrap();
+            let id = (1..=u16::MAX).filter_map(PacketId::new).find(|id| !self.open.contains_key(id)).unwrap();
             self.open.insert(id, (number, Stage::Sent));
             down.0.push_back(publish(number, id, false));
         }

@@ -87,7 +87,11 @@ impl World {
     }
 
     fn connect(&mut self) {
-        let terms = Terms { session_present: self.server.known, receive_maximum: WINDOW, maximum_packet_size: u32::MAX };
+        let terms = Terms {
+            session_present: self.server.known,
+            receive_maximum: WINDOW,
+            maximum_packet_size: u32::MAX,
+        };
         self.server.known = true;
         self.connected = true;
         self.client.connected(terms, NOW);

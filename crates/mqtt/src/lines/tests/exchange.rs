@@ -44,8 +44,12 @@ fn nothing_is_answered_before_it_is_committed() {
     assert_eq!(rig.hear(publisher), [""; 0]);
     assert_eq!(rig.hear(amy), [""; 0]);
     rig.send(publisher, &pubrel(1));
+    let other = rig.publisher();
+    rig.send(other, &pubrel(1));
     assert_eq!(rig.hear(publisher), [""; 0], "nor is a repetition");
+    assert_eq!(rig.hear(other), [""; 0], "nor one of another connection");
     assert_eq!(rig.settle(publisher), [pubcomp_out(1), pubcomp_out(1)]);
+    assert_eq!(rig.hear(other), [pubcomp_out(1)]);
     let name = name_of(&rig.hear(amy)[0]);
     rig.send(amy, &pubrec(name, "t"));
     assert_eq!(rig.hear(amy), [""; 0]);

@@ -140,3 +140,21 @@ fn asking_for_ever_shows() {
     rig.pass(100_000);
     assert_eq!(rig.hear(amy), vec![pubrel_out(name); 10], "the defect: 2 never comes");
 }
+
+#[test]
+fn each_message_has_its_own_time() {
+    let mut rig = Rig::new();
+    let amy = rig.subscriber("amy", "t");
+    let publisher = rig.publisher();
+    rig.put(publisher, "t", "1");
+    rig.put(publisher, "t", "2");
+    let name = name_of(&rig.settle(amy)[0]);
+    rig.pass(5_000);
+    assert_eq!(rig.ask(amy, &pubrec(name, "t")).len(), 2);
+    rig.pass(3_000);
+    assert_eq!(messages(&rig.ask(amy, &pubcomp(name, "t"))[1..]), [2]);
+    rig.pass(9_999);
+    assert_eq!(rig.hear(amy), [""; 0]);
+    rig.pass(1);
+    assert_eq!(messages(&rig.hear(amy)), [2]);
+}
