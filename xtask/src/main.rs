@@ -62,7 +62,7 @@ cargo xtask COMMAND
         (10 000 connections), recovery (a million retained messages, 100 000 sessions).
         --servers: one or more of postroad, postroad-memory, mosquitto, mochi, mochi-bolt. --ahead:
         publishers do not wait for deliveries. Writes target/bench/mqtt.json and .svg.
-  sim [--seed N] [--minutes M] [--worlds N] [--threads N] [--plant BUG]
+  sim [--inhabitant jsonlog|mqtt] [--seed N] [--minutes M] [--worlds N] [--threads N] [--plant BUG]
         Brokers and their clients in worlds made from seeds: virtual time, a network that delays,
         cuts and splits, a disk that loses and tears, kills of anybody at any step. Prints worlds a
         second. A world that breaks a promise is shown with its seed, shrunk to few steps, and

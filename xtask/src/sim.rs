@@ -5,7 +5,7 @@ use crate::sh;
 use anyhow::{Result, ensure};
 use std::process::Command;
 
-const FLAGS: [&str; 5] = ["seed", "minutes", "worlds", "threads", "plant"];
+const FLAGS: [&str; 6] = ["inhabitant", "seed", "minutes", "worlds", "threads", "plant"];
 
 pub(crate) fn run(raw: &[String]) -> Result<()> {
     let args = Args::parse(raw, &[], &FLAGS)?;

@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// Check, read and repair the log files of a stopped broker
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// See what the MQTT broker keeps, and say who may log in
+    #[command(subcommand)]
+    Mqtt(MqttCommand),
 }
 
 /// Where the configuration comes from. Later ones win: defaults, file, `POSTROAD__SECTION__KEY`, flags.
@@ -57,6 +60,10 @@ pub(crate) struct ConfigArgs {
     /// Where the MQTT broker listens, or `off` [setting: mqtt.listen]
     #[arg(long, value_name = "ADDR|off", overrides_with = "mqtt")]
     mqtt: Option<String>,
+    /// Where consumers of the JSON line dialect of the MQTT broker connect (publishers: the next port), or `off`
+    /// [setting: lines.listen]
+    #[arg(long, value_name = "ADDR|off", overrides_with = "lines")]
+    lines: Option<String>,
     /// Where HTTP is served (MQTT over WebSocket at /mqtt), or `off` [setting: http.listen]
     #[arg(long, value_name = "ADDR|off", overrides_with = "http")]
     http: Option<String>,
@@ -98,6 +105,9 @@ impl ConfigArgs {
         }
         if let Some(listen) = &self.mqtt {
             add("--mqtt", "mqtt.listen", listen.clone());
+        }
+        if let Some(listen) = &self.lines {
+            add("--lines", "lines.listen", listen.clone());
         }
         if let Some(listen) = &self.http {
             add("--http", "http.listen", listen.clone());
@@ -257,6 +267,77 @@ pub(crate) enum JournalCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MqttCommand {
+    /// List the sessions that are in the log, with what they are owed
+    #[command(after_help = EXIT_CODES)]
+    Sessions(LookArgs),
+    /// Show one session: its subscriptions, its will, and every message it is owed
+    #[command(after_help = EXIT_CODES)]
+    Session {
+        /// The client id
+        client: String,
+        #[command(flatten)]
+        look: LookArgs,
+    },
+    /// List the exchanges that have begun and are not over, both ways
+    #[command(after_help = EXIT_CODES)]
+    Inflight(LookArgs),
+    /// List the retained messages
+    #[command(after_help = EXIT_CODES)]
+    Retained {
+        /// Only the topics that match
+        filter: Option<String>,
+        #[command(flatten)]
+        look: LookArgs,
+    },
+    /// Add, remove and list users
+    #[command(subcommand)]
+    User(UserCommand),
+}
+
+/// Which log, and how it is told. It is read from its files, whether a server runs or not, and nothing is changed.
+#[derive(Debug, Args)]
+pub(crate) struct LookArgs {
+    /// The data directory of the server
+    #[arg(long, value_name = "DIR", env = "POSTROAD__SERVER__DATA", default_value = "./postroad-data")]
+    pub(crate) data: PathBuf,
+    /// `text`, or `json`: one object a line
+    #[arg(long, short, value_enum, default_value_t = ReportFormat::Text)]
+    pub(crate) output: ReportFormat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Add a user, or change a password; the password is asked for, or is the line on stdin
+    #[command(after_help = EXIT_CODES)]
+    Add {
+        name: String,
+        #[command(flatten)]
+        users: UsersArgs,
+    },
+    /// Remove a user
+    #[command(after_help = EXIT_CODES)]
+    Remove {
+        name: String,
+        #[command(flatten)]
+        users: UsersArgs,
+    },
+    /// List the names
+    #[command(after_help = EXIT_CODES)]
+    List {
+        #[command(flatten)]
+        users: UsersArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UsersArgs {
+    /// The users file, the same as in the setting mqtt.users
+    #[arg(long = "users", value_name = "FILE", env = "POSTROAD__MQTT__USERS")]
+    pub(crate) file: PathBuf,
 }
 
 /// Where a subscription starts, in the words of the protocol.

@@ -86,7 +86,7 @@ fn data_directory_above(dir: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-fn is_directory(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn is_directory(dir: &Path) -> Result<(), Failure> {
     let found = dir.metadata();
     if found.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
         return Ok(());

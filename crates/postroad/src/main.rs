@@ -8,6 +8,8 @@ mod exit;
 mod journal_cmd;
 mod logging;
 mod mqtt;
+mod mqtt_cmd;
+mod mqtt_users;
 mod serve;
 
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Command::Sub(args) => client::run(client::subscribe::run(args)),
         Command::Dlq(command) => client::run(client::dead_letters::run(command)),
         Command::Journal(command) => journal_cmd::run(&command),
+        Command::Mqtt(command) => mqtt_cmd::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,7 +8,11 @@ use postroad_mqtt::{
     access::{Access, FileAccess, FileSettings, OpenAccess},
     broker::{self, BrokerConfig, DeadLetter, ListenerConfig, letter_payload},
     codec::ReasonCode,
-    server::{ListenerOptions, OnDead, Server, ServerConfig, ServerError, ServerHandle, TlsFiles, WebSocketRules},
+    lines::{LinesConfig, Role},
+    server::{
+        LinesOptions, ListenerOptions, OnDead, Server, ServerConfig, ServerError, ServerHandle, TlsFiles,
+        WebSocketRules,
+    },
 };
 
 use crate::{
@@ -28,9 +32,14 @@ pub(crate) struct Door {
 }
 
 /// Binds what the settings ask for; `None` if that is nothing.
-pub(crate) fn bind(config: &Config, engine: &Arc<Engine>, connections: usize) -> Result<Option<Door>, Failure> {
-    let (listeners, titles) = listeners(config);
-    if listeners.is_empty() {
+pub(crate) fn bind(
+    config: &Config,
+    engine: &Arc<Engine>,
+    connections: usize,
+) -> Result<Option<Door>, Failure> {
+    let (listeners, mut titles) = listeners(config);
+    let lines = lines(config)?;
+    if listeners.is_empty() && lines.is_none() {
         return Ok(None);
     }
     let (access, files) = access(config)?;
@@ -43,7 +52,14 @@ pub(crate) fn bind(config: &Config, engine: &Arc<Engine>, connections: usize) ->
         broker: broker_config(config),
     };
     let store = Arc::clone(engine.log_store());
-    let server = Server::bind(settings, store, access).map_err(|error| cannot_bind(&error))?;
+    let server = match lines {
+        Some(lines) => {
+            titles.extend(["lines sub", "lines pub"]);
+            Server::bind_with_lines(settings, lines, store, access)
+        }
+        None => Server::bind(settings, store, access),
+    };
+    let server = server.map_err(|error| cannot_bind(&error))?;
     let server = server.on_dead(graveyard(Arc::clone(engine)));
     let bound = server.local_addrs().map_err(|error| cannot_bind(&ServerError::Io(error)))?;
     Ok(Some(Door { server, addresses: titles.into_iter().zip(bound).collect(), files }))
@@ -59,7 +75,9 @@ impl Door {
             loop {
                 interval.tick().await;
                 let (files, handle) = (files.clone(), handle.clone());
-                let seen = tokio::task::spawn_blocking(move || reload(files.as_deref(), &handle, certificates)).await;
+                let seen =
+                    tokio::task::spawn_blocking(move || reload(files.as_deref(), &handle, certificates))
+                        .await;
                 match seen {
                     Ok(seen) => certificates = seen,
                     Err(_) => return,
@@ -105,10 +123,47 @@ fn listeners(config: &Config) -> (Vec<ListenerOptions>, Vec<&'static str>) {
     for (title, listen, tls, websocket) in doors {
         let Listen::At(address) = listen else { continue };
         let rules = ListenerConfig { name: title.to_owned(), ..listener_config(config) };
-        listeners.push(ListenerOptions { address, tls, websocket, rules: Arc::new(rules), ..ListenerOptions::default() });
+        listeners.push(ListenerOptions {
+            address,
+            tls,
+            websocket,
+            rules: Arc::new(rules),
+            ..ListenerOptions::default()
+        });
         titles.push(title);
     }
     (listeners, titles)
+}
+
+/// Consumers have the port of the setting, publishers the next one.
+fn lines(config: &Config) -> Result<Option<LinesOptions>, Failure> {
+    let Listen::At(consumers) = config.lines.listen else { return Ok(None) };
+    let next = match consumers.port() {
+        // Any port that is free.
+        0 => 0,
+        port => port.checked_add(1).ok_or_else(|| {
+            Failure::new(Exit::Config, "the setting `lines.listen` cannot work")
+                .why("publishers have the next port, and there is none after 65535")
+                .fix("choose a smaller port")
+        })?,
+    };
+    let publishers = SocketAddr::new(consumers.ip(), next);
+    let listener = |name: &str, address| {
+        let rules = ListenerConfig { name: name.to_owned(), ..listener_config(config) };
+        ListenerOptions { address, rules: Arc::new(rules), ..ListenerOptions::default() }
+    };
+    Ok(Some(LinesOptions {
+        listeners: vec![
+            (Role::Consumers, listener("lines sub", consumers)),
+            (Role::Publishers, listener("lines pub", publishers)),
+        ],
+        lines: LinesConfig {
+            max_line: clamp(config.lines.max_line.0),
+            resend: config.lines.resend.0,
+            max_sends: config.lines.max_sends,
+            ..LinesConfig::default()
+        },
+    }))
 }
 
 fn listener_config(config: &Config) -> ListenerConfig {
@@ -153,7 +208,11 @@ fn broker_config(config: &Config) -> BrokerConfig {
         max_retained: mqtt.max_retained,
         session_expiry_v3: expiry(mqtt.session_expiry),
         session_expiry_max: expiry(mqtt.session_expiry_max),
-        durability: mqtt.rules.iter().map(|rule| (rule.filter.clone(), durability(rule.durability))).collect(),
+        durability: mqtt
+            .rules
+            .iter()
+            .map(|rule| (rule.filter.clone(), durability(rule.durability)))
+            .collect(),
         sys_interval: mqtt.sys_interval.0,
         ..BrokerConfig::default()
     }
@@ -190,7 +249,8 @@ fn graveyard(engine: Arc<Engine>) -> OnDead {
 
 fn bury(engine: &Engine, letter: &DeadLetter) -> Result<(), String> {
     // MQTT has topics that no other door has, with empty levels for example: those have one place together.
-    let topic = Subject::new(letter.topic.as_str()).or_else(|_| Subject::new("mqtt")).map_err(|e| e.to_string())?;
+    let topic =
+        Subject::new(letter.topic.as_str()).or_else(|_| Subject::new("mqtt")).map_err(|e| e.to_string())?;
     let death = Death {
         reason: letter.reason.to_owned(),
         topic: letter.topic.as_str().to_owned(),

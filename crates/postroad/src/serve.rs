@@ -23,8 +23,8 @@ use crate::{
     config::{self, Config, LagPolicy, Listen, Sync},
     exit::{Exit, Failure, chain},
     journal_cmd,
-    mqtt,
     logging::{self, Style},
+    mqtt,
 };
 
 /// Files that are open besides connections: segments, the lock, the listener, the runtime's own.
@@ -90,7 +90,8 @@ async fn serve(
         Listen::Off => None,
     };
     let mqtt = mqtt::bind(config, &engine, max_connections)?;
-    let mut doors: Vec<(&'static str, SocketAddr)> = jsonlog.iter().map(|(_, at)| ("JSON-log", *at)).collect();
+    let mut doors: Vec<(&'static str, SocketAddr)> =
+        jsonlog.iter().map(|(_, at)| ("JSON-log", *at)).collect();
     doors.extend(mqtt.iter().flat_map(|door| door.addresses.iter().copied()));
     if doors.is_empty() {
         tracing::warn!("no door is open: all are off");
@@ -305,10 +306,14 @@ fn banner(config: &Config, doors: &[(&'static str, SocketAddr)]) {
     };
     let mut text = format!("postroad {}\n", env!("CARGO_PKG_VERSION"));
     for (door, address) in doors {
-        text.push_str(&format!("  {door:<9} {address}{}\n", if *door == "MQTT+WS" { " (path /mqtt)" } else { "" }));
+        text.push_str(&format!(
+            "  {door:<9} {address}{}\n",
+            if *door == "MQTT+WS" { " (path /mqtt)" } else { "" }
+        ));
     }
     text.push_str(&format!("  {:<9} {data}\n\n", "data"));
-    let address_of = |wanted: &str| doors.iter().find(|(door, _)| *door == wanted).map(|(_, address)| *address);
+    let address_of =
+        |wanted: &str| doors.iter().find(|(door, _)| *door == wanted).map(|(_, address)| *address);
     if let Some(address) = address_of("JSON-log") {
         text.push_str(&jsonlog_lines(config, address));
     }

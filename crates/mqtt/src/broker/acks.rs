@@ -1,9 +1,9 @@
 //! The four acknowledgements (sections 3.4 to 3.7 and 4.3).
 
+use super::incoming::Release;
 use super::outgoing::{Acked, packet_id};
 use super::{Broker, ConnId, Timer, Waiting};
 use crate::codec::{Ack, PacketId, PacketType, ReasonCode};
-use super::incoming::Release;
 use postroad_core::mailbox::Millis;
 use postroad_engine::log::Ticket;
 use smallvec::SmallVec;
@@ -28,7 +28,9 @@ impl Broker {
     /// PUBACK: the end of a QoS 1 message.
     pub(super) fn puback(&mut self, id: ConnId, ack: &Ack, now: Millis) {
         let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
-        let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else { return };
+        let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else {
+            return;
+        };
         if let Acked::Number(number) = queue.puback(ack.packet_id) {
             let refused = ack.reason.is_error().then_some("the subscriber refused it");
             self.finish(index, number, refused, now);
@@ -53,7 +55,8 @@ impl Broker {
         let found = session.outgoing_mut().map_or(Acked::Unknown, |queue| queue.pubrec(ack.packet_id));
         match found {
             Acked::Number(number) => {
-                let logged = session.outgoing().and_then(|queue| queue.get(number)).is_some_and(|entry| entry.logged);
+                let logged =
+                    session.outgoing().and_then(|queue| queue.get(number)).is_some_and(|entry| entry.logged);
                 if !logged || self.config.planted.release_before_record {
                     let ticket = self.in_turn(id, Ticket(0));
                     self.ack(id, ticket, PacketType::Pubrel, ack.packet_id, ReasonCode::Success, now);
@@ -80,7 +83,14 @@ impl Broker {
             }
             Acked::Unknown => {
                 let ticket = self.in_turn(id, Ticket(0));
-                self.ack(id, ticket, PacketType::Pubrel, ack.packet_id, ReasonCode::PacketIdentifierNotFound, now);
+                self.ack(
+                    id,
+                    ticket,
+                    PacketType::Pubrel,
+                    ack.packet_id,
+                    ReasonCode::PacketIdentifierNotFound,
+                    now,
+                );
             }
         }
     }
@@ -111,14 +121,24 @@ impl Broker {
     /// PUBCOMP: the end of a QoS 2 message. A record of it may be lost: at worst PUBREL is sent once more.
     pub(super) fn pubcomp(&mut self, id: ConnId, ack: &Ack, now: Millis) {
         let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
-        let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else { return };
+        let Some(queue) = self.state.sessions.get(index).and_then(|session| session.outgoing()) else {
+            return;
+        };
         if let Acked::Number(number) = queue.pubcomp(ack.packet_id) {
             self.finish(index, number, None, now);
             self.pump(index, now);
         }
     }
 
-    pub(super) fn ack(&mut self, conn: ConnId, ticket: Ticket, kind: PacketType, id: PacketId, reason: ReasonCode, now: Millis) {
+    pub(super) fn ack(
+        &mut self,
+        conn: ConnId,
+        ticket: Ticket,
+        kind: PacketType,
+        id: PacketId,
+        reason: ReasonCode,
+        now: Millis,
+    ) {
         self.after(ticket, Waiting::Ack { conn, kind, id, reason, counted: false }, now);
     }
 

@@ -91,7 +91,12 @@ impl Book {
     }
 
     /// Begins a new segment with what `write` writes; messages before `oldest` are not needed when that is committed.
-    pub(super) fn snapshot(&mut self, now: Millis, oldest: u64, write: impl FnOnce(&mut Pen, &mut dyn Append)) {
+    pub(super) fn snapshot(
+        &mut self,
+        now: Millis,
+        oldest: u64,
+        write: impl FnOnce(&mut Pen, &mut dyn Append),
+    ) {
         let mut write = Some(write);
         let mut pen = Pen::snapshot();
         let appended = self.log.snapshot(now, &mut |append| {

@@ -91,7 +91,8 @@ impl Broker {
         let exchange = match (auth.reason, exchange) {
             (ReasonCode::ContinueAuthentication, Some(exchange)) => exchange,
             (ReasonCode::ReAuthenticate, _) => {
-                let client_id = self.state.sessions.get(index).map(|session| session.client.clone()).unwrap_or_default();
+                let client_id =
+                    self.state.sessions.get(index).map(|session| session.client.clone()).unwrap_or_default();
                 let Some(conn) = self.conn(id) else { return };
                 let attempt = Attempt {
                     client_id: &client_id,
@@ -112,7 +113,13 @@ impl Broker {
     }
 
     /// A step of a re-authentication. The user must stay the same.
-    fn again(&mut self, id: ConnId, mut exchange: Box<dyn crate::access::Exchange>, data: Option<&[u8]>, now: Millis) {
+    fn again(
+        &mut self,
+        id: ConnId,
+        mut exchange: Box<dyn crate::access::Exchange>,
+        data: Option<&[u8]>,
+        now: Millis,
+    ) {
         match exchange.step(data) {
             Step::Continue(data) => {
                 if let Some(conn) = self.conn_mut(id) {
@@ -175,7 +182,11 @@ impl Broker {
         let other = self.state.by_client.get(&client).copied();
         if let Some(index) = other {
             if self.state.sessions.get(index).is_some_and(|session| session.owner.as_deref() != who.name()) {
-                return self.refuse(id, ReasonCode::NotAuthorized, Some("the session of this client id belongs to another user"));
+                return self.refuse(
+                    id,
+                    ReasonCode::NotAuthorized,
+                    Some("the session of this client id belongs to another user"),
+                );
             }
             self.take_over(index, now);
             if connect.clean_start {
@@ -196,7 +207,8 @@ impl Broker {
                 index
             }
         };
-        let window = if v5 { connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get) } else { u16::MAX };
+        let window =
+            if v5 { connect.properties.receive_maximum.map_or(u16::MAX, NonZeroU16::get) } else { u16::MAX };
         let window = window.min(self.config.max_in_flight).max(1);
         let will = connect.will.map(|will| Box::new(will_of(will, now)));
         let Some(session) = self.state.sessions.get_mut(index) else { return };
@@ -246,7 +258,11 @@ impl Broker {
             properties.authentication_method = extras;
         }
         let ticket = self.in_turn(id, ticket);
-        self.after(ticket, Waiting::Packet { conn: id, packet: Box::new(Packet::Connack(Box::new(connack))) }, now);
+        self.after(
+            ticket,
+            Waiting::Packet { conn: id, packet: Box::new(Packet::Connack(Box::new(connack))) },
+            now,
+        );
         self.after(ticket, Waiting::Resume { conn: id }, now);
     }
 
@@ -268,7 +284,13 @@ impl Broker {
     fn take_over(&mut self, index: usize, now: Millis) {
         let old = self.state.sessions.get(index).and_then(|session| session.conn);
         if let Some(old) = old {
-            self.fail_with(old, ReasonCode::SessionTakenOver, Some("another connection uses this client id"), true, now);
+            self.fail_with(
+                old,
+                ReasonCode::SessionTakenOver,
+                Some("another connection uses this client id"),
+                true,
+                now,
+            );
         }
     }
 }

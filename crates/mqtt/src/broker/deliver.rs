@@ -83,7 +83,8 @@ impl Broker {
             taken.clear();
             let more = self.pump_some(index, &mut taken, now);
             self.taken = taken;
-            if !more && !(self.has_room(index) && self.replay_some(index, now)) {
+            let more = more || self.has_room(index) && self.replay_some(index, now);
+            if !more {
                 return;
             }
         }
@@ -99,10 +100,17 @@ impl Broker {
     }
 
     /// One turn of [`Broker::pump`]; true if there may be more.
-    fn pump_some(&mut self, index: usize, taken: &mut Vec<postroad_core::mailbox::Taken>, now: Millis) -> bool {
+    fn pump_some(
+        &mut self,
+        index: usize,
+        taken: &mut Vec<postroad_core::mailbox::Taken>,
+        now: Millis,
+    ) -> bool {
         let Some(session) = self.state.sessions.get_mut(index) else { return false };
         let Some(id) = session.conn else { return false };
-        let Some(conn) = self.conns.get_mut(id.index as usize).filter(|conn| conn.id == id) else { return false };
+        let Some(conn) = self.conns.get_mut(id.index as usize).filter(|conn| conn.id == id) else {
+            return false;
+        };
         if !matches!(conn.stage, Stage::Open { .. }) || conn.out.len() > self.config.max_output {
             return false;
         }
@@ -129,7 +137,13 @@ impl Broker {
             if let Err(error) = result {
                 tracing::error!(%error, "messages could not be read from the log");
                 // They are owed still: the client gets them when it is back, and the log can be read.
-                self.fail_with(id, ReasonCode::UnspecifiedError, Some("the server cannot read its log"), true, now);
+                self.fail_with(
+                    id,
+                    ReasonCode::UnspecifiedError,
+                    Some("the server cannot read its log"),
+                    true,
+                    now,
+                );
                 return false;
             }
         }
@@ -181,7 +195,9 @@ impl Broker {
                         unsendable.push((taken.seq, None));
                     }
                 }
-                Err(Unsent::TooLarge) => unsendable.push((taken.seq, Some("larger than the subscriber takes"))),
+                Err(Unsent::TooLarge) => {
+                    unsendable.push((taken.seq, Some("larger than the subscriber takes")));
+                }
             }
         }
         self.touch(id);
@@ -213,12 +229,28 @@ impl Broker {
                     let client = self.state.sessions.get(index).map(|session| session.client.clone());
                     let next = self.state.sessions.get(index).map_or(0, Session::next);
                     targets.remove(at);
-                    let id = format!("{}:{next}:{}", client.as_deref().unwrap_or_default(), self.counters.overflowed);
-                    self.dead.push(letter(message, 0, client.unwrap_or_default(), id, "the queue is full", 0, now));
+                    let id = format!(
+                        "{}:{next}:{}",
+                        client.as_deref().unwrap_or_default(),
+                        self.counters.overflowed
+                    );
+                    self.dead.push(letter(
+                        message,
+                        0,
+                        client.unwrap_or_default(),
+                        id,
+                        "the queue is full",
+                        0,
+                        now,
+                    ));
                 }
                 Overflow::DropOldest => {
                     let oldest = self.state.sessions.get(index).and_then(|session| {
-                        session.outgoing()?.iter().find(|(_, e)| e.phase == Phase::Queued).map(|(number, _)| number)
+                        session
+                            .outgoing()?
+                            .iter()
+                            .find(|(_, e)| e.phase == Phase::Queued)
+                            .map(|(number, _)| number)
                     });
                     match oldest {
                         Some(number) => self.finish(index, number, Some("the queue is full"), now),
@@ -269,7 +301,8 @@ impl Broker {
             entry = Entry::new(entry.seq, Some(message), options.qos.min(entry.qos), entry.retain, entry.ids);
             entry.shared = true;
             entry.logged = session.durable && entry.seq != 0;
-            let (logged, seq, qos, retain, ids) = (entry.logged, entry.seq, entry.qos, entry.retain, entry.ids.clone());
+            let (logged, seq, qos, retain, ids) =
+                (entry.logged, entry.seq, entry.qos, entry.retain, entry.ids.clone());
             let to_number = session.queue().push(entry);
             let id = session.number;
             if logged {
@@ -309,7 +342,14 @@ impl Broker {
     }
 
     /// A message will not arrive.
-    pub(super) fn bury(&mut self, index: usize, number: u64, entry: &Entry, reason: &'static str, now: Millis) {
+    pub(super) fn bury(
+        &mut self,
+        index: usize,
+        number: u64,
+        entry: &Entry,
+        reason: &'static str,
+        now: Millis,
+    ) {
         let Some(session) = self.state.sessions.get(index) else { return };
         let client = session.client.clone();
         let id = format!("{}:{}:{number}", client, session.number);
@@ -352,7 +392,8 @@ pub(super) fn letter(
 /// Writes one delivery to a connection's outbox.
 fn send(conn: &mut Conn, message: &Message, delivery: &Delivery<'_>, now: Millis) -> Result<(), Unsent> {
     let v5 = conn.version.is_v5();
-    let (topic, topic_alias) = if v5 && conn.alias_max > 0 { alias(conn, &message.topic) } else { (None, None) };
+    let (topic, topic_alias) =
+        if v5 && conn.alias_max > 0 { alias(conn, &message.topic) } else { (None, None) };
     let empty = Utf8::default();
     let head = PublishHead {
         dup: delivery.dup,

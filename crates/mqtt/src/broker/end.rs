@@ -89,8 +89,10 @@ impl Broker {
         let Some(session) = self.state.sessions.get(index) else { return };
         let number = session.number;
         let logged = session.durable || session.in_log;
-        let open: Vec<u64> =
-            session.outgoing().map(|queue| queue.iter().map(|(number, _)| number).collect()).unwrap_or_default();
+        let open: Vec<u64> = session
+            .outgoing()
+            .map(|queue| queue.iter().map(|(number, _)| number).collect())
+            .unwrap_or_default();
         if session.durable {
             for number in open {
                 let entry = self.state.sessions.get(index).and_then(|s| s.outgoing()?.get(number).cloned());
@@ -126,7 +128,8 @@ impl Broker {
     pub(super) fn check_will(&mut self, session: u64, now: Millis) {
         let Some(index) = self.state.session(session) else { return };
         let Some(session) = self.state.sessions.get(index) else { return };
-        let due = session.away.zip(session.will.as_ref()).map(|(away, will)| away + u64::from(will.delay) * 1000);
+        let due =
+            session.away.zip(session.will.as_ref()).map(|(away, will)| away + u64::from(will.delay) * 1000);
         if due.is_some_and(|due| due <= now) {
             self.publish_will(index, now);
         }

@@ -156,7 +156,9 @@ mod tests {
     #[test]
     fn what_matches() {
         let mut filters = Filters::default();
-        for filter in ["sport/tennis/+", "sport/#", "#", "+/+", "/+", "+", "$SYS/#", "a//b", "sport/+/player1"] {
+        for filter in
+            ["sport/tennis/+", "sport/#", "#", "+/+", "/+", "+", "$SYS/#", "a//b", "sport/+/player1"]
+        {
             filters.insert(filter, filter);
         }
         let matching = |topic: &str| {

@@ -28,7 +28,10 @@ pub(super) struct Message {
 impl Message {
     /// Memory it takes, about.
     pub(super) fn size(&self) -> usize {
-        size_of::<Self>() + self.topic.len() + self.payload.len() + self.properties.as_ref().map_or(0, |_| 256)
+        size_of::<Self>()
+            + self.topic.len()
+            + self.payload.len()
+            + self.properties.as_ref().map_or(0, |_| 256)
     }
 
     /// Seconds that it is still of use. [MQTT-3.3.2-6]
@@ -263,7 +266,8 @@ fn write_payload(out: &mut Vec<u8>, payload: &[u8]) -> (PayloadKind, bool) {
 
 /// An object or an array that can stand in a line as it is.
 fn is_one_line_of_json(payload: &[u8]) -> bool {
-    let closed = matches!((payload.first(), payload.last()), (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')));
+    let closed =
+        matches!((payload.first(), payload.last()), (Some(b'{'), Some(b'}')) | (Some(b'['), Some(b']')));
     closed
         && memchr::memchr2(b'\n', b'\r', payload).is_none()
         && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()

@@ -49,7 +49,8 @@ pub use sys::Counters;
 
 use crate::access::Access;
 use crate::codec::{
-    Ack, Connack, DecodeError, Disconnect, DisconnectProperties, Packet, PacketId, PacketType, ReasonCode, Utf8, Version,
+    Ack, Connack, DecodeError, Disconnect, DisconnectProperties, Packet, PacketId, PacketType, ReasonCode,
+    Utf8, Version,
 };
 use acks::Batch;
 use book::Book;
@@ -114,15 +115,35 @@ pub struct DeadLetter {
 
 /// What is done when a ticket is committed.
 enum Waiting {
-    Ack { conn: ConnId, kind: PacketType, id: PacketId, reason: ReasonCode, counted: bool },
-    Packet { conn: ConnId, packet: Box<Packet> },
-    Offer { seq: u64, message: Arc<Message>, targets: SmallVec<[Target; 1]> },
+    Ack {
+        conn: ConnId,
+        kind: PacketType,
+        id: PacketId,
+        reason: ReasonCode,
+        counted: bool,
+    },
+    Packet {
+        conn: ConnId,
+        packet: Box<Packet>,
+    },
+    Offer {
+        seq: u64,
+        message: Arc<Message>,
+        targets: SmallVec<[Target; 1]>,
+    },
     /// Numbers in the queue of a session, by its place and its number, are in the log.
-    Given { session: usize, id: u64, first: u64, last: u64 },
+    Given {
+        session: usize,
+        id: u64,
+        first: u64,
+        last: u64,
+    },
     /// Messages of work queues are in the log.
     Work(Vec<queue::From>),
     /// CONNACK or SUBACK was sent: what waits for its session may follow.
-    Resume { conn: ConnId },
+    Resume {
+        conn: ConnId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,7 +236,12 @@ impl Broker {
     }
 
     /// A transport is there; its first packet is to be CONNECT.
-    pub fn connect(&mut self, listener: &Arc<ListenerConfig>, peer: Peer, now: Millis) -> Result<ConnId, Refused> {
+    pub fn connect(
+        &mut self,
+        listener: &Arc<ListenerConfig>,
+        peer: Peer,
+        now: Millis,
+    ) -> Result<ConnId, Refused> {
         if self.conns.len() >= self.config.max_connections || self.draining {
             self.counters.refused += 1;
             return Err(Refused);
@@ -335,10 +361,19 @@ impl Broker {
             return;
         }
         self.generation = generation;
-        let gone = self.conns.iter().filter(|(_, conn)| conn.session().is_some() && !self.access.is_current(&conn.who));
+        let gone = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.session().is_some() && !self.access.is_current(&conn.who));
         let gone: Vec<ConnId> = gone.map(|(_, conn)| conn.id).collect();
         for id in gone {
-            self.fail_with(id, ReasonCode::NotAuthorized, Some("the user was removed or has another password"), true, now);
+            self.fail_with(
+                id,
+                ReasonCode::NotAuthorized,
+                Some("the user was removed or has another password"),
+                true,
+                now,
+            );
         }
     }
 
@@ -498,7 +533,8 @@ impl Broker {
             Waiting::Packet { conn, packet } => self.send(conn, &packet),
             Waiting::Offer { seq, message, targets } => self.offer(seq, &message, &targets, now),
             Waiting::Given { session: index, id, first, last } => {
-                let Some(session) = self.state.sessions.get_mut(index).filter(|session| session.number == id) else {
+                let Some(session) = self.state.sessions.get_mut(index).filter(|session| session.number == id)
+                else {
                     return;
                 };
                 (first..=last).for_each(|number| session.queue().offer(number));

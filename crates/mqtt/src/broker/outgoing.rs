@@ -59,8 +59,25 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(seq: u64, message: Option<Arc<Message>>, qos: Qos, retain: bool, ids: SubscriptionIds) -> Self {
-        Self { seq, logged: false, message, qos, retain, phase: Phase::Queued, ids, shared: false, from: None, done: false }
+    pub(super) fn new(
+        seq: u64,
+        message: Option<Arc<Message>>,
+        qos: Qos,
+        retain: bool,
+        ids: SubscriptionIds,
+    ) -> Self {
+        Self {
+            seq,
+            logged: false,
+            message,
+            qos,
+            retain,
+            phase: Phase::Queued,
+            ids,
+            shared: false,
+            from: None,
+            done: false,
+        }
     }
 }
 
@@ -230,7 +247,9 @@ impl Outgoing {
     pub(super) fn puback(&self, id: PacketId) -> Acked {
         let number = self.number(id);
         match self.get(number) {
-            Some(entry) if entry.qos == Qos::AtLeastOnce && self.mailbox.holds(CLIENT, number) => Acked::Number(number),
+            Some(entry) if entry.qos == Qos::AtLeastOnce && self.mailbox.holds(CLIENT, number) => {
+                Acked::Number(number)
+            }
             _ => Acked::Unknown,
         }
     }
@@ -266,7 +285,9 @@ impl Outgoing {
     pub(super) fn pubcomp(&self, id: PacketId) -> Acked {
         let number = self.number(id);
         match self.get(number) {
-            Some(entry) if entry.phase == Phase::Released && self.mailbox.holds(CLIENT, number) => Acked::Number(number),
+            Some(entry) if entry.phase == Phase::Released && self.mailbox.holds(CLIENT, number) => {
+                Acked::Number(number)
+            }
             _ => Acked::Unknown,
         }
     }

@@ -89,7 +89,9 @@ impl Broker {
         let Some(session) = self.state.sessions.get(index) else { return };
         let origin = Origin {
             session: session.durable.then_some(session.number),
-            packet: publish.packet_id.filter(|_| session.durable && qos == Qos::ExactlyOnce && !self.config.planted.id_forgotten),
+            packet: publish
+                .packet_id
+                .filter(|_| session.durable && qos == Qos::ExactlyOnce && !self.config.planted.id_forgotten),
             ..Origin::default()
         };
         let expires = publish.properties.as_ref().and_then(|p| p.message_expiry_interval);
@@ -108,7 +110,8 @@ impl Broker {
             if let Some(Waiting::Offer { seq, message, targets }) = done.offer {
                 if done.logged {
                     // It is retained: its memory is needed until the log has it, and nobody else asks for the commit.
-                    let stored = Waiting::Offer { seq, message: message.clone(), targets: smallvec::SmallVec::new() };
+                    let stored =
+                        Waiting::Offer { seq, message: message.clone(), targets: smallvec::SmallVec::new() };
                     self.after(done.ticket, stored, now);
                 }
                 self.perform(Waiting::Offer { seq: 0, message, targets }, now);
@@ -124,7 +127,8 @@ impl Broker {
         {
             session.incoming.begin(packet, done.logged && session.durable);
         }
-        let reason = if done.matched || !v5 { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        let reason =
+            if done.matched || !v5 { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
         let ticket = self.in_turn(id, done.ticket);
         if let Some(conn) = self.conn_mut(id) {
             conn.unacknowledged += 1;
@@ -143,7 +147,8 @@ impl Broker {
     /// Why a message is not taken, if so.
     fn refusal(&self, id: ConnId, publish: &Publish) -> Option<(ReasonCode, &'static str)> {
         let conn = self.conn(id)?;
-        let client = conn.session().and_then(|index| self.state.sessions.get(index)).map(|session| &session.client)?;
+        let client =
+            conn.session().and_then(|index| self.state.sessions.get(index)).map(|session| &session.client)?;
         if !self.access.may_publish(&conn.who, client, &publish.topic, publish.retain) {
             return Some((ReasonCode::NotAuthorized, "publishing there is not allowed"));
         }
@@ -170,7 +175,13 @@ impl Broker {
     }
 
     /// Publishes what comes from the broker itself or from another door.
-    pub(super) fn distribute(&mut self, message: Message, publisher: Option<usize>, origin: Origin, now: Millis) -> Ticket {
+    pub(super) fn distribute(
+        &mut self,
+        message: Message,
+        publisher: Option<usize>,
+        origin: Origin,
+        now: Millis,
+    ) -> Ticket {
         let done = self.route(message, publisher, origin, Durability::Log, now);
         if let Some(offer) = done.offer {
             self.after(done.ticket, offer, now);
@@ -216,7 +227,8 @@ impl Broker {
         let matched = !targets.is_empty() || work;
         let queued = work || targets.iter().any(|target| target.qos != Qos::AtMostOnce);
         let durable = targets.iter().any(|target| {
-            target.qos != Qos::AtMostOnce && self.state.sessions.get(target.session).is_some_and(|s| s.durable)
+            target.qos != Qos::AtMostOnce
+                && self.state.sessions.get(target.session).is_some_and(|s| s.durable)
         });
         let changes_retained =
             message.retain && (!message.payload.is_empty() || self.state.retained.contains(&message.topic));
@@ -253,11 +265,15 @@ impl Broker {
         let work = self.refuse_work(work, &message, now);
         self.state.enqueue(seq, &message, &mut targets);
         if changes_retained {
-            let kept = Kept { seq, qos: message.qos, expires: message.expires, message: Some(message.clone()) };
+            let kept =
+                Kept { seq, qos: message.qos, expires: message.expires, message: Some(message.clone()) };
             self.state.retained.set(&message.topic, message.payload.is_empty(), kept);
         }
-        let offer = (matched || (changes_retained && logged))
-            .then(|| Waiting::Offer { seq, message, targets: targets.drain(..).collect() });
+        let offer = (matched || (changes_retained && logged)).then(|| Waiting::Offer {
+            seq,
+            message,
+            targets: targets.drain(..).collect(),
+        });
         self.targets = targets;
         Distributed { ticket, logged, matched, offer, work }
     }

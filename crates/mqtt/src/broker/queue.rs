@@ -83,12 +83,17 @@ impl Queue {
 
     /// The oldest message of the log that it needs.
     pub(super) fn oldest(&self) -> Option<u64> {
-        (self.base..).zip(&self.items).find(|(n, item)| item.seq != 0 && !self.mailbox.floor().is_settled(*n)).map(|(_, i)| i.seq)
+        (self.base..)
+            .zip(&self.items)
+            .find(|(n, item)| item.seq != 0 && !self.mailbox.floor().is_settled(*n))
+            .map(|(_, i)| i.seq)
     }
 
     /// The messages that are not done, for a snapshot: number, and number in the log.
     pub(super) fn open(&self) -> impl Iterator<Item = (u64, u64)> {
-        let open = (self.base..).zip(&self.items).filter(|(n, item)| item.seq != 0 && !self.mailbox.floor().is_settled(*n));
+        let open = (self.base..)
+            .zip(&self.items)
+            .filter(|(n, item)| item.seq != 0 && !self.mailbox.floor().is_settled(*n));
         open.map(|(n, item)| (n, item.seq))
     }
 
@@ -217,7 +222,9 @@ impl Broker {
     }
 
     fn attach_consumer(&mut self, index: usize, queue: u64) {
-        let Some(session) = self.state.sessions.get(index).filter(|session| session.conn.is_some()) else { return };
+        let Some(session) = self.state.sessions.get(index).filter(|session| session.conn.is_some()) else {
+            return;
+        };
         let (id, window) = (session.number, session.window.min(self.config.queue_window));
         if let Some(queue) = self.state.queue_mut(queue) {
             queue.mailbox.attach(Queue::consumer(id), Window { count: u32::from(window), bytes: u64::MAX });
@@ -256,7 +263,9 @@ impl Broker {
     pub(super) fn stop_consuming(&mut self, index: usize, name: &str, filter: &str, now: Millis) {
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let id = session.number;
-        let Some(place) = self.state.queue_names.get(&(Box::from(name), Box::from(filter))).copied() else { return };
+        let Some(place) = self.state.queue_names.get(&(Box::from(name), Box::from(filter))).copied() else {
+            return;
+        };
         let Some(number) = self.state.queues.get(place).map(|queue| queue.number) else { return };
         let mut records = Vec::new();
         if let Some(queue) = self.state.queue_mut(number) {
@@ -280,12 +289,18 @@ impl Broker {
     fn queues_of(&self, index: usize) -> Vec<u64> {
         let Some(session) = self.state.sessions.get(index) else { return Vec::new() };
         let names = session.subscriptions.keys().filter_map(|filter| parse(filter));
-        let places = names.filter_map(|(name, filter)| self.state.queue_names.get(&(Box::from(name), Box::from(filter))));
+        let places = names
+            .filter_map(|(name, filter)| self.state.queue_names.get(&(Box::from(name), Box::from(filter))));
         places.filter_map(|place| Some(self.state.queues.get(*place)?.number)).collect()
     }
 
     /// Queues that are full: the new message becomes a dead letter.
-    pub(super) fn refuse_work(&mut self, mut work: Vec<From>, message: &Arc<Message>, now: Millis) -> Vec<From> {
+    pub(super) fn refuse_work(
+        &mut self,
+        mut work: Vec<From>,
+        message: &Arc<Message>,
+        now: Millis,
+    ) -> Vec<From> {
         let max = self.config.max_queued as u64;
         let mut full: Vec<(From, Box<str>, u64)> = Vec::new();
         work.retain(|(number, at)| {
@@ -342,7 +357,9 @@ impl Broker {
             let Some(member) = to else { break };
             let given: Vec<(Taken, u64, Option<Arc<Message>>)> = taken
                 .iter()
-                .filter_map(|taken| queue.item(taken.seq).map(|item| (*taken, item.seq, item.message.clone())))
+                .filter_map(|taken| {
+                    queue.item(taken.seq).map(|item| (*taken, item.seq, item.message.clone()))
+                })
                 .collect();
             self.give(number, member, given, now);
         }
@@ -351,7 +368,13 @@ impl Broker {
         }
     }
 
-    fn give(&mut self, number: u64, member: u64, given: Vec<(Taken, u64, Option<Arc<Message>>)>, now: Millis) {
+    fn give(
+        &mut self,
+        number: u64,
+        member: u64,
+        given: Vec<(Taken, u64, Option<Arc<Message>>)>,
+        now: Millis,
+    ) {
         let Some(index) = self.state.session(member) else { return };
         let options = {
             let Some(queue) = self.state.queue_mut(number) else { return };
@@ -404,9 +427,11 @@ impl Broker {
         for record in &records {
             if let Record::Dying { seq: at, failures } = record {
                 let Some(queue) = self.state.queue_mut(number) else { continue };
-                let (name, item) = (queue.name.clone(), queue.item(*at).map(|item| (item.seq, item.message.clone())));
+                let (name, item) =
+                    (queue.name.clone(), queue.item(*at).map(|item| (item.seq, item.message.clone())));
                 let (seq, message) = item.unwrap_or((0, None));
-                let reason = if failures.attempts > 1 { "deliveries exhausted" } else { "the consumer refused it" };
+                let reason =
+                    if failures.attempts > 1 { "deliveries exhausted" } else { "the consumer refused it" };
                 self.bury_work(&name, number, *at, seq, message, reason, failures.attempts, now);
             }
         }

@@ -19,7 +19,14 @@ use std::borrow::Cow;
 #[derive(Debug)]
 pub(super) enum Record<'a> {
     /// A session has a connection.
-    Here { session: u64, client: Cow<'a, str>, expiry: u32, window: u16, owner: Option<Cow<'a, str>>, will: Option<Box<Will>> },
+    Here {
+        session: u64,
+        client: Cow<'a, str>,
+        expiry: u32,
+        window: u16,
+        owner: Option<Cow<'a, str>>,
+        will: Option<Box<Will>>,
+    },
     /// It has none any more; messages up to number `sent` may have been sent.
     Away { session: u64, expiry: u32, since: Millis, keep_will: bool, sent: u64 },
     /// It has ended.
@@ -287,7 +294,12 @@ impl Pen {
     }
 
     pub(super) fn queue(&mut self, log: &mut dyn Append, queue: u64, name: &str, filter: &str) {
-        self.object(&Fields { d: Some(queue), id: Some(name.into()), f: Some(filter.into()), ..Fields::default() });
+        self.object(&Fields {
+            d: Some(queue),
+            id: Some(name.into()),
+            f: Some(filter.into()),
+            ..Fields::default()
+        });
         self.write(log, "zqueue");
     }
 
@@ -342,13 +354,14 @@ pub(super) fn read<'a>(view: &RecordView<'a>) -> Result<Option<(bool, Record<'a>
         None => (false, view.kind),
     };
     let known = [
-        "here", "away", "gone", "subs", "unsub", "rel", "rec", "done", "give", "skip", "mem", "queue", "qgone", "qdone",
-        "qtry", "qgive", "qskip", "open", "begin", "end",
+        "here", "away", "gone", "subs", "unsub", "rel", "rec", "done", "give", "skip", "mem", "queue",
+        "qgone", "qdone", "qtry", "qgive", "qskip", "open", "begin", "end",
     ];
     if !known.contains(&kind) || (!snapshot && kind == "end") {
         return Ok(None);
     }
-    let fields: Fields<'a> = serde_json::from_slice(view.line).map_err(|e| format!("a {kind} record: {e}"))?;
+    let fields: Fields<'a> =
+        serde_json::from_slice(view.line).map_err(|e| format!("a {kind} record: {e}"))?;
     let record = parse(kind, fields).ok_or_else(|| format!("a {kind} record without what it needs"))?;
     Ok(Some((snapshot, record)))
 }

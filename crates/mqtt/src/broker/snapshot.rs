@@ -70,7 +70,8 @@ impl Broker {
 
     /// Deletes segments that hold nothing that is needed, once a snapshot is committed.
     pub(super) fn trim(&mut self) {
-        let Some((_, oldest)) = self.book.snapshot.filter(|(ticket, _)| self.book.is_committed(*ticket)) else {
+        let Some((_, oldest)) = self.book.snapshot.filter(|(ticket, _)| self.book.is_committed(*ticket))
+        else {
             return;
         };
         self.book.snapshot = None;
@@ -84,7 +85,11 @@ impl Broker {
 fn oldest_needed(state: &State) -> Option<u64> {
     let queued = state.sessions.iter().filter_map(|(_, session)| {
         let queue = session.outgoing()?;
-        queue.iter().filter(|(_, entry)| entry.seq != 0 && (entry.logged || entry.qos == Qos::AtMostOnce)).map(|(_, e)| e.seq).min()
+        queue
+            .iter()
+            .filter(|(_, entry)| entry.seq != 0 && (entry.logged || entry.qos == Qos::AtMostOnce))
+            .map(|(_, e)| e.seq)
+            .min()
     });
     let retained = state.retained.iter().map(|(_, kept)| kept.seq).filter(|seq| *seq != 0).min();
     let work = state.queues.iter().filter_map(|(_, queue)| queue.oldest()).min();

@@ -2,9 +2,9 @@
 //! does not log. The same functions change it when it serves and when it reads its log again.
 
 use super::filters::Filters;
-use super::queue::{self, Queue};
 use super::message::{self, Chosen, Held, Message, Origin};
 use super::outgoing::{Entry, SubscriptionIds};
+use super::queue::{self, Queue};
 use super::records::Record;
 use super::retained::{Kept, Retained};
 use super::session::{NEVER, Options, Session, Share, Subscriber, Target};
@@ -131,7 +131,8 @@ impl State {
                 share.members.push((index, options));
             }
         } else if existed {
-            let found = self.filters.find_mut(filter, |s| matches!(s, Subscriber::Session(i, _) if *i == index));
+            let found =
+                self.filters.find_mut(filter, |s| matches!(s, Subscriber::Session(i, _) if *i == index));
             if let Some(found) = found {
                 *found = Subscriber::Session(index, options);
             }
@@ -203,9 +204,15 @@ impl State {
             let Some(share) = shares.get_mut(place) else { continue };
             let member = match chosen {
                 Some(chosen) => {
-                    let here = chosen.iter().find(|(_, group, filter)| *group == share.group && *filter == share.filter);
+                    let here = chosen
+                        .iter()
+                        .find(|(_, group, filter)| *group == share.group && *filter == share.filter);
                     here.and_then(|(number, ..)| {
-                        share.members.iter().copied().find(|(i, _)| sessions.get(*i).is_some_and(|s| s.number == *number))
+                        share
+                            .members
+                            .iter()
+                            .copied()
+                            .find(|(i, _)| sessions.get(*i).is_some_and(|s| s.number == *number))
                     })
                 }
                 None => share.choose(sessions, None),
@@ -310,11 +317,13 @@ impl State {
                     }
                 }
             }
-            Record::Received { session, first, last } => self.each(*session, *first, *last, |session, number| {
-                if let Some(queue) = session.outgoing_mut() {
-                    queue.release(number);
-                }
-            }),
+            Record::Received { session, first, last } => {
+                self.each(*session, *first, *last, |session, number| {
+                    if let Some(queue) = session.outgoing_mut() {
+                        queue.release(number);
+                    }
+                });
+            }
             Record::Done { session, first, last } => self.each(*session, *first, *last, |session, number| {
                 if let Some(queue) = session.outgoing_mut() {
                     queue.finish(number, time);
@@ -400,7 +409,13 @@ impl State {
     }
 
     /// Applies a message of the log.
-    pub(super) fn apply_message(&mut self, seq: u64, message: Message, origin: &Origin, targets: &mut Vec<Target>) {
+    pub(super) fn apply_message(
+        &mut self,
+        seq: u64,
+        message: Message,
+        origin: &Origin,
+        targets: &mut Vec<Target>,
+    ) {
         match (origin.held, origin.session.and_then(|number| self.numbered(number))) {
             (Some(Held::Kept), Some(session)) => return session.hold(seq),
             (Some(Held::Kept), None) => return,
@@ -471,7 +486,13 @@ fn add(
     targets.push(target(sessions, index, options, message, share));
 }
 
-fn target(sessions: &Slab<Session>, session: usize, options: Options, message: &Message, share: Option<usize>) -> Target {
+fn target(
+    sessions: &Slab<Session>,
+    session: usize,
+    options: Options,
+    message: &Message,
+    share: Option<usize>,
+) -> Target {
     Target {
         session,
         id: sessions.get(session).map_or(0, |s| s.number),

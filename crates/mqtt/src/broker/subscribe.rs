@@ -24,7 +24,8 @@ impl Broker {
                 continue;
             }
             let mut options = Options::of(subscription, subscription_id);
-            let queue = super::queue::parse(&filter).map(|(name, filter)| (name.to_owned(), filter.to_owned()));
+            let queue =
+                super::queue::parse(&filter).map(|(name, filter)| (name.to_owned(), filter.to_owned()));
             if let Some((name, filter)) = &queue {
                 options.qos = options.qos.min(Qos::AtLeastOnce);
                 self.consume(index, name, filter, now);
@@ -33,7 +34,10 @@ impl Broker {
             // What was published before goes out under the old options: it has its targets already.
             let existed = self.state.subscribe(index, &filter, options);
             // [MQTT-4.8.2-4]: shared subscriptions get no retained messages.
-            if queue.is_none() && topic::shared(&filter).is_none() && wants_retained(subscription.retain_handling, existed) {
+            if queue.is_none()
+                && topic::shared(&filter).is_none()
+                && wants_retained(subscription.retain_handling, existed)
+            {
                 retained.push((filter.clone(), options));
             }
             granted.push((filter, options));
@@ -88,7 +92,10 @@ impl Broker {
             session.replays.push_back(Replay { filter: filter.clone(), options, after: None });
             return;
         }
-        let room = self.config.max_queued.saturating_sub(session.outgoing().map_or(0, super::outgoing::Outgoing::len));
+        let room = self
+            .config
+            .max_queued
+            .saturating_sub(session.outgoing().map_or(0, super::outgoing::Outgoing::len));
         let (mut found, mut left_out) = (Vec::new(), 0);
         self.state.retained.matches(filter, |_, kept| match kept.expires {
             Some(at) if at <= now => {}

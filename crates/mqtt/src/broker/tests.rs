@@ -3,5 +3,6 @@
 mod exchange;
 mod inspect;
 mod queue;
+mod recovery;
 mod retained;
 mod rig;

@@ -18,6 +18,7 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 /// One directory, shared by all clients of this process that name it.
 pub(super) struct Store {
     committer: Arc<Committer>,
+    segment_bytes: u64,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// The logs that somebody has.
     taken: Mutex<HashSet<String>>,
@@ -42,6 +43,10 @@ fn error(why: &JournalError) -> Error {
 impl Store {
     /// The directory, made if it is not there. Blocks. [`Busy`](ErrorKind::Busy) while another process has it.
     pub(super) fn open(directory: &Path) -> Result<Arc<Self>> {
+        Self::open_with(directory, SEGMENT_BYTES)
+    }
+
+    fn open_with(directory: &Path, segment_bytes: u64) -> Result<Arc<Self>> {
         let cannot = |why: std::io::Error| {
             Error::new(ErrorKind::Config, NAME, format!("{}: {why}", directory.display()))
         };
@@ -58,7 +63,12 @@ impl Store {
         let thread = committer
             .spawn(|why| tracing::error!(%why, "an outbox or inbox has failed: nothing is promised any more"))
             .map_err(cannot)?;
-        let store = Arc::new(Self { committer, thread: Mutex::new(Some(thread)), taken: Mutex::default() });
+        let store = Arc::new(Self {
+            committer,
+            segment_bytes,
+            thread: Mutex::new(Some(thread)),
+            taken: Mutex::default(),
+        });
         stores.insert(root, Arc::downgrade(&store));
         Ok(store)
     }
@@ -107,7 +117,7 @@ impl Store {
         // What an earlier consumer wrote is read back from the files.
         while self.committer.commit_now()? {}
         let mut records = Vec::new();
-        let options = JournalOptions { name: name.to_owned(), segment_bytes: SEGMENT_BYTES };
+        let options = JournalOptions { name: name.to_owned(), segment_bytes: self.segment_bytes };
         let (journal, _) = Journal::open(&self.committer, &self.directory(name), options, &mut |view| {
             records.push(Record::read(view)?);
             Ok(())
@@ -234,5 +244,55 @@ impl Drop for JournalLog {
     fn drop(&mut self) {
         self.flush();
         lock(&self.store.taken).remove(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::link::Wake;
+
+    fn numbers(records: &[Record]) -> Vec<u64> {
+        let number = |record: &Record| if let Record::Done(number) = record { Some(*number) } else { None };
+        records.iter().filter_map(number).collect()
+    }
+
+    #[test]
+    fn a_snapshot_replaces_what_was_before_and_a_log_has_one_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open_with(directory.path(), 4096).unwrap();
+        assert!(Arc::ptr_eq(&store, &Store::open(directory.path()).unwrap()), "one for the process");
+        let (mut log, records) = store.log("a", Arc::new(Wake::default())).unwrap();
+        assert!(records.is_empty());
+        assert_eq!(store.log("a", Arc::new(Wake::default())).err().unwrap().kind(), ErrorKind::Busy);
+        assert_eq!(store.remove("a").unwrap_err().kind(), ErrorKind::Busy);
+        let mut snapshots = 0;
+        for number in 0..2000 {
+            let mark = log.append(&Record::Done(number));
+            log.commit();
+            assert!(log.committed() >= mark);
+            log.flush();
+            if log.wants_snapshot() {
+                snapshots += 1;
+                log.snapshot(vec![Record::Next(number + 1)]);
+            }
+        }
+        assert!(snapshots > 10, "{snapshots}");
+        log.commit();
+        log.flush();
+        let folder = store.directory("a");
+        assert!(std::fs::read_dir(&folder).unwrap().count() <= 3, "old segments are gone");
+        drop(log);
+        let (log, records) = store.log("a", Arc::new(Wake::default())).unwrap();
+        let next = records.iter().find_map(|record| match record {
+            Record::Next(number) => Some(*number),
+            _ => None,
+        });
+        // All since the snapshot, and nothing before.
+        let first = next.unwrap();
+        assert_eq!(numbers(&records), (first..2000).collect::<Vec<_>>());
+        drop(log);
+        assert!(store.remove("a").unwrap());
+        assert!(!store.remove("a").unwrap());
     }
 }

@@ -86,7 +86,7 @@ impl Doors {
         let Some(line) = self.line_mut(id) else { return };
         let Stage::Login(login) = &mut line.stage else { return };
         login.prompts += 1;
-        if login.prompts > max + 1 {
+        if login.prompts > max {
             self.end(id, "Unknown login error", now);
         } else {
             self.say(id, Ticket(0), "Please login!");

@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use postroad_core::{
-    Backend, Envelope, ErrorKind, MessageId, Publisher as _, PublisherExt as _, Receipt, Registry,
-    SubscribeOptions, SubscriptionExt as _,
+    Backend, Envelope, ErrorKind, MessageId, PublisherExt as _, Receipt, Registry, SubscribeOptions,
+    SubscriptionExt as _,
 };
 use postroad_mqtt::client::{Mqtt, MqttOptions};
 use postroad_mqtt::server::TlsFiles;
@@ -160,10 +160,11 @@ async fn tls_with_an_authority_that_the_client_knows() {
     let directory = tempfile::tempdir().unwrap();
     let place = |name: &str| directory.path().join(name);
     let key = rcgen::KeyPair::generate().unwrap();
-    let own =
-        |name: &str| rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
-    std::fs::write(place("cert.pem"), own("localhost").pem()).unwrap();
-    std::fs::write(place("other.pem"), own("elsewhere").pem()).unwrap();
+    let make = |name: &str, key: &rcgen::KeyPair| {
+        rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(key).unwrap().pem()
+    };
+    std::fs::write(place("cert.pem"), make("localhost", &key)).unwrap();
+    std::fs::write(place("other.pem"), make("localhost", &rcgen::KeyPair::generate().unwrap())).unwrap();
     std::fs::write(place("key.pem"), key.serialize_pem()).unwrap();
     let server = Own::with(Some(TlsFiles {
         certificate: place("cert.pem"),

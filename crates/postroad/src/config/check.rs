@@ -86,10 +86,14 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), Failure> {
         );
     }
     let mqtt = &config.mqtt;
-    for (key, listen) in
-        [("mqtt.listen", mqtt.listen), ("mqtt.tls", mqtt.tls), ("http.listen", config.http.listen)]
-    {
-        let open = mqtt.users.as_os_str().is_empty() && !mqtt.require_client_certificate || mqtt.allow_anonymous;
+    for (key, listen) in [
+        ("mqtt.listen", mqtt.listen),
+        ("mqtt.tls", mqtt.tls),
+        ("lines.listen", config.lines.listen),
+        ("http.listen", config.http.listen),
+    ] {
+        let open =
+            mqtt.users.as_os_str().is_empty() && !mqtt.require_client_certificate || mqtt.allow_anonymous;
         if listen.is_public() && open && !config.server.insecure {
             return refuse(
                 key,
@@ -98,8 +102,13 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), Failure> {
             );
         }
     }
-    if mqtt.tls != Listen::Off && (mqtt.certificate.as_os_str().is_empty() || mqtt.key.as_os_str().is_empty()) {
-        return refuse("mqtt.tls", "there is no certificate".into(), "set mqtt.certificate and mqtt.key, PEM files");
+    if mqtt.tls != Listen::Off && (mqtt.certificate.as_os_str().is_empty() || mqtt.key.as_os_str().is_empty())
+    {
+        return refuse(
+            "mqtt.tls",
+            "there is no certificate".into(),
+            "set mqtt.certificate and mqtt.key, PEM files",
+        );
     }
     if mqtt.require_client_certificate && mqtt.client_ca.as_os_str().is_empty() {
         return refuse(
@@ -127,6 +136,14 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), Failure> {
         }
     }
     at_least("mqtt.max_packet", mqtt.max_packet, ByteSize(1 << 10), "too small for a CONNECT")?;
+    at_least("lines.max_line", config.lines.max_line, ByteSize(256), "too short for a message")?;
+    if config.lines.max_sends == 0 || config.lines.resend.0.is_zero() {
+        return refuse(
+            "lines.max_sends",
+            "with 0 nothing is ever sent".into(),
+            "set 1 or more, and lines.resend too",
+        );
+    }
     for rule in &mqtt.rules {
         if let Err(error) = postroad_mqtt::codec::topic::validate_filter(&rule.filter, 128) {
             return refuse(

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
     listen::Listen,
-    mqtt::{Durability, Http, Mqtt, Overflow},
+    mqtt::{Durability, Http, Lines, Mqtt, Overflow},
     secret::Secret,
     size::ByteSize,
     sources::{Loaded, Overrides, load},
@@ -31,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) jsonlog: JsonLog,
     pub(crate) mqtt: Mqtt,
+    pub(crate) lines: Lines,
     pub(crate) http: Http,
     pub(crate) journal: Journal,
     pub(crate) retention: Retention,

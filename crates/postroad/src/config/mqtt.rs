@@ -120,6 +120,30 @@ impl Default for Mqtt {
     }
 }
 
+/// The JSON line dialect: a second door to the MQTT broker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Lines {
+    /// Consumers; publishers have the next port.
+    pub(crate) listen: Listen,
+    pub(crate) max_line: ByteSize,
+    /// When what was not answered is sent again.
+    pub(crate) resend: Span,
+    /// How often it is sent.
+    pub(crate) max_sends: u32,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            listen: Listen::At(([127, 0, 0, 1], 4040).into()),
+            max_line: ByteSize(64 << 10),
+            resend: seconds(10),
+            max_sends: 5,
+        }
+    }
+}
+
 /// The HTTP port. For now it has one thing: MQTT over WebSocket at `/mqtt`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -143,7 +143,18 @@ fn a_taken_port_is_an_error_with_its_name() {
     let port = taken.local_addr().expect("address").port();
     let home = tempfile::tempdir().expect("temp dir");
     let done = std::process::Command::new(env!("CARGO_BIN_EXE_postroad"))
-        .args(["serve", "--mqtt", "off", "--http", "off", "--jsonlog", &format!("127.0.0.1:{port}"), "--data"])
+        .args([
+            "serve",
+            "--mqtt",
+            "off",
+            "--http",
+            "off",
+            "--lines",
+            "off",
+            "--jsonlog",
+            &format!("127.0.0.1:{port}"),
+            "--data",
+        ])
         .arg(home.path().join("data"))
         .current_dir(home.path())
         .output()

@@ -18,6 +18,7 @@ mod client;
 mod hostile;
 mod kills;
 mod limits;
+mod look;
 mod messages;
 mod peer;
 mod probes;

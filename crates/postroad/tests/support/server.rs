@@ -102,7 +102,16 @@ impl Setup {
         command.args(["-c", &script]);
         if self.program.is_empty() {
             command.args([env!("CARGO_BIN_EXE_postroad"), "serve", "--data"]).arg(data);
-            command.args(["--jsonlog", &format!("127.0.0.1:{port}"), "--mqtt", "off", "--http", "off"]);
+            command.args([
+                "--jsonlog",
+                &format!("127.0.0.1:{port}"),
+                "--mqtt",
+                "off",
+                "--lines",
+                "off",
+                "--http",
+                "off",
+            ]);
             command.args(&self.arguments);
         } else {
             let door = self.door.unwrap_or(port).to_string();

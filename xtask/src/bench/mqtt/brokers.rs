@@ -84,7 +84,7 @@ impl Peer for Broker {
         match self.brand {
             Brand::Postroad | Brand::PostroadMemory => {
                 command.arg("serve").arg("--data").arg(dir.join("data"));
-                command.args(["--jsonlog", "off", "--http", "off", "--mqtt", &listen]);
+                command.args(["--jsonlog", "off", "--http", "off", "--lines", "off", "--mqtt", &listen]);
                 command.args(["--sync", if self.brand == Brand::Postroad { "fdatasync" } else { "memory" }]);
             }
             Brand::Mosquitto { nodelay } => {

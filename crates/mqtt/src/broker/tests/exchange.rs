@@ -176,7 +176,8 @@ fn v3_clients_keep_their_sessions_too() {
 
 #[test]
 fn segments_go_when_nobody_needs_them() {
-    let mut rig = Rig::with(BrokerConfig { sys_interval: std::time::Duration::ZERO, ..BrokerConfig::default() }, 4000);
+    let mut rig =
+        Rig::with(BrokerConfig { sys_interval: std::time::Duration::ZERO, ..BrokerConfig::default() }, 4000);
     let (subscriber, _) = rig.durable("s");
     rig.subscribe(subscriber, "a", Qos::ExactlyOnce);
     let publisher = rig.clean("p");
@@ -207,7 +208,8 @@ fn segments_go_when_nobody_needs_them() {
 #[test]
 fn ids_of_messages_in_memory_are_not_given_again_after_a_crash() {
     let durability = vec![("fast/#".to_owned(), crate::broker::Durability::Memory)];
-    let config = BrokerConfig { sys_interval: std::time::Duration::ZERO, durability, ..BrokerConfig::default() };
+    let config =
+        BrokerConfig { sys_interval: std::time::Duration::ZERO, durability, ..BrokerConfig::default() };
     let mut rig = Rig::with(config, 64 << 20);
     let (subscriber, _) = rig.durable("s");
     rig.subscribe(subscriber, "#", Qos::ExactlyOnce);
@@ -235,7 +237,10 @@ fn ids_of_messages_in_memory_are_not_given_again_after_a_crash() {
 }
 
 fn planted(planted: Planted) -> Rig {
-    Rig::with(BrokerConfig { sys_interval: std::time::Duration::ZERO, planted, ..BrokerConfig::default() }, 64 << 20)
+    Rig::with(
+        BrokerConfig { sys_interval: std::time::Duration::ZERO, planted, ..BrokerConfig::default() },
+        64 << 20,
+    )
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Work queues.
 
-use super::rig::{Rig, id, publishes, puback};
+use super::rig::{Rig, id, puback, publishes};
 use crate::broker::{BrokerConfig, ConnId};
 use crate::codec::{Ack, Packet, Qos, ReasonCode, Unsubscribe};
 use postroad_core::retry::RetryPolicy;
@@ -14,8 +14,12 @@ fn rig(segment_bytes: u64) -> Rig {
         backoff: vec![Duration::from_secs(1), Duration::from_secs(5)],
         max_deliveries: NonZeroU32::new(3),
     };
-    let config =
-        BrokerConfig { sys_interval: Duration::ZERO, queue_policy, queue_window: 2, ..BrokerConfig::default() };
+    let config = BrokerConfig {
+        sys_interval: Duration::ZERO,
+        queue_policy,
+        queue_window: 2,
+        ..BrokerConfig::default()
+    };
     Rig::with(config, segment_bytes)
 }
 
@@ -29,10 +33,13 @@ fn publish(rig: &mut Rig, from: u16, to: u16) {
 
 /// What a client gets, as payload and packet id.
 fn got(rig: &mut Rig, conn: ConnId) -> Vec<(String, u16)> {
-    publishes(&rig.settle(conn)).into_iter().map(|(payload, qos, id, dup)| {
-        assert_eq!((qos, dup), (1, false));
-        (payload, id)
-    }).collect()
+    publishes(&rig.settle(conn))
+        .into_iter()
+        .map(|(payload, qos, id, dup)| {
+            assert_eq!((qos, dup), (1, false));
+            (payload, id)
+        })
+        .collect()
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use crate::access::OpenAccess;
 use crate::broker::{Broker, BrokerConfig, ConnId, DeadLetter, ListenerConfig, Peer};
 use crate::codec::{
-    Ack, Connack, Connect, Decoder, Limits, Packet, PacketId, Publish, Qos, Subscribe, Subscription, Utf8, Version,
+    Ack, Connack, Connect, Decoder, Limits, Packet, PacketId, Publish, Qos, Subscribe, Subscription, Utf8,
+    Version,
 };
 use bytes::BytesMut;
 use postroad_engine::log::JournalStore;
@@ -26,9 +27,26 @@ pub(super) struct Rig {
     ends: HashMap<ConnId, Decoder>,
 }
 
-fn open(storage: &SimStorage, segment_bytes: u64, life: u64, config: &BrokerConfig, now: u64) -> (Broker, Arc<JournalStore>) {
-    let options = CommitterOptions { disk_floor: 0, preallocate: false, direct_io: false, ..CommitterOptions::default() };
-    let store = JournalStore::open_on(Arc::new(storage.clone()), Path::new("/data"), segment_bytes, options, 7 + life);
+fn open(
+    storage: &SimStorage,
+    segment_bytes: u64,
+    life: u64,
+    config: &BrokerConfig,
+    now: u64,
+) -> (Broker, Arc<JournalStore>) {
+    let options = CommitterOptions {
+        disk_floor: 0,
+        preallocate: false,
+        direct_io: false,
+        ..CommitterOptions::default()
+    };
+    let store = JournalStore::open_on(
+        Arc::new(storage.clone()),
+        Path::new("/data"),
+        segment_bytes,
+        options,
+        7 + life,
+    );
     let store = Arc::new(store.unwrap());
     let broker = Broker::open(config.clone(), store.clone(), Arc::new(OpenAccess), now).unwrap();
     (broker, store)
@@ -44,7 +62,10 @@ pub(super) fn id(n: u16) -> PacketId {
 
 impl Rig {
     pub(super) fn new() -> Self {
-        Self::with(BrokerConfig { sys_interval: std::time::Duration::ZERO, ..BrokerConfig::default() }, 64 << 20)
+        Self::with(
+            BrokerConfig { sys_interval: std::time::Duration::ZERO, ..BrokerConfig::default() },
+            64 << 20,
+        )
     }
 
     pub(super) fn with(config: BrokerConfig, segment_bytes: u64) -> Self {
@@ -81,7 +102,10 @@ impl Rig {
 
     pub(super) fn dial(&mut self, version: Version) -> ConnId {
         let conn = self.broker.connect(&self.listener, Peer::default(), self.now).unwrap();
-        self.ends.insert(conn, Decoder::client(version, Limits { max_packet_size: 16 << 20, ..Limits::default() }));
+        self.ends.insert(
+            conn,
+            Decoder::client(version, Limits { max_packet_size: 16 << 20, ..Limits::default() }),
+        );
         conn
     }
 
@@ -171,8 +195,11 @@ impl Rig {
     }
 
     pub(super) fn subscribe(&mut self, conn: ConnId, filter: &str, qos: Qos) {
-        let subscribe =
-            Subscribe { packet_id: id(9), filters: vec![Subscription::new(text(filter), qos)], properties: None };
+        let subscribe = Subscribe {
+            packet_id: id(9),
+            filters: vec![Subscription::new(text(filter), qos)],
+            properties: None,
+        };
         self.send(conn, &Packet::Subscribe(subscribe));
         self.commit();
         let packets = self.receive(conn);
