@@ -81,7 +81,16 @@ impl Peer for Kind {
         match self {
             Self::Postroad => {
                 command.arg("serve").arg("--data").arg(dir.join("data"));
-                command.args(["--jsonlog", &format!("127.0.0.1:{port}"), "--mqtt", "off", "--lines", "off", "--http", "off"]);
+                command.args([
+                    "--jsonlog",
+                    &format!("127.0.0.1:{port}"),
+                    "--mqtt",
+                    "off",
+                    "--lines",
+                    "off",
+                    "--http",
+                    "off",
+                ]);
             }
             Self::Redis => {
                 command.args(["--bind", "127.0.0.1", "--port", &port, "--daemonize", "no", "--save", ""]);

@@ -98,7 +98,11 @@ pub(crate) fn run(raw: &[String]) -> Result<()> {
         if built {
             tally.phase("bench, quick", |_| {
                 let binary = sh::target().join("debug/postroad").display().to_string();
-                bench::run(&["jsonlog".into(), "--quick".into(), "--binary".into(), binary])
+                bench::run(&["jsonlog".into(), "--quick".into(), "--binary".into(), binary.clone()])?;
+                let few = ["--servers", "postroad,postroad-memory,mosquitto", "--only", "pair,lone"];
+                let few = few.iter().map(|word| (*word).to_owned());
+                let words = ["mqtt", "--quick", "--binary"].iter().map(|word| (*word).to_owned());
+                bench::run(&words.chain([binary]).chain(few).collect::<Vec<_>>())
             });
         }
     }

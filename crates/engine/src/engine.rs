@@ -330,7 +330,11 @@ impl Engine {
     }
 
     /// Writes the dead letter of a door that keeps its messages itself to `$dead/TOPIC`; says when it is committed.
-    pub fn dead_letter(&self, topic: &Subject, letter: &crate::dead::Letter<'_>) -> Result<Ticket, EngineError> {
+    pub fn dead_letter(
+        &self,
+        topic: &Subject,
+        letter: &crate::dead::Letter<'_>,
+    ) -> Result<Ticket, EngineError> {
         crate::dead::write_letter(&self.shared, topic, letter)
     }
 

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     error::JournalError,
+    record::RecordView,
     segment::{self, FILLER, Header},
     storage::{OpenMode, Storage, read_range},
     survey::{KeptKind, Names, journal_dirs, read, segment_names, split_header, survey, unfinished},
@@ -168,6 +169,25 @@ pub fn cat(
     out: &mut dyn io::Write,
 ) -> Result<u64, JournalError> {
     let mut printed = 0;
+    let mut print = |path: &Path, view: &RecordView<'_>| {
+        printed += 1;
+        let line = out.write_all(view.line).and_then(|()| out.write_all(b"\n"));
+        line.map_err(|error| JournalError::io("print", path, error))
+    };
+    records(storage, root, from, &mut print)?;
+    Ok(printed)
+}
+
+/// Calls `each` with the records of every log in `root` and below, in order, without headers: those whose `s` is at least `from`;
+/// with the file that each is in. Stops at the first error of `each`, and with [`JournalError::Corrupt`] at damage; a torn
+/// tail is left out. A broker may be running: it can delete a segment meanwhile, which is an error of the kind
+/// [`io::ErrorKind::NotFound`]. Memory: the size of one segment.
+pub fn records(
+    storage: &dyn Storage,
+    root: &Path,
+    from: u64,
+    each: &mut dyn FnMut(&Path, &RecordView<'_>) -> Result<(), JournalError>,
+) -> Result<(), JournalError> {
     for dir in journal_dirs(storage, root)? {
         let numbers = segment_names(storage, &dir)?.numbers;
         for (i, &number) in numbers.iter().enumerate() {
@@ -187,22 +207,20 @@ pub fn cat(
             };
             let mut failed = None;
             let scan = segment::scan(&bytes, len, header.salt, true, |view, _| {
-                if view.seq >= from && failed.is_none() {
-                    printed += 1;
-                    let line = out.write_all(view.line).and_then(|()| out.write_all(b"\n"));
-                    failed = line.err();
+                if view.seq >= from {
+                    failed = each(&path, &view).err();
                 }
                 if failed.is_some() { Err(String::new()) } else { Ok(()) }
             });
             if let Some(error) = failed {
-                return Err(JournalError::io("print", &path, error));
+                return Err(error);
             }
             if let Some(damage) = scan.damage.filter(|damage| !(is_last && damage.torn)) {
                 return Err(corrupt(&path, damage.line, damage.offset, damage.what));
             }
         }
     }
-    Ok(printed)
+    Ok(())
 }
 
 fn header_of(storage: &dyn Storage, path: &Path) -> Result<Option<Header>, JournalError> {

@@ -6,13 +6,15 @@
 //! protocol without sockets. What passes the broker's door is noted as [`history::Fact`]s. In the end everything heals, everybody does
 //! what is owed, the disk crashes once more, and [`history::check`] says whether a promise was broken.
 //!
-//! A protocol joins by the traits in [`inhabitants`]; [`jsonlog`] is the first.
+//! A protocol of the engine joins by the traits in [`inhabitants`]; [`jsonlog`] is the first. [`mqtt`] has a broker of its own, and so a
+//! world and rules of its own.
 
 pub mod campaign;
 pub mod history;
 pub mod inhabitants;
 pub mod jsonlog;
 pub mod machine;
+pub mod mqtt;
 pub mod net;
 pub mod plan;
 pub mod shrink;

@@ -8,14 +8,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const HELP: &str = "\
-postroad-sim [--seed N] [--worlds N] [--minutes M] [--threads N] [--plant BUG]
+postroad-sim [--inhabitant jsonlog|mqtt] [--seed N] [--worlds N] [--minutes M] [--threads N] [--plant BUG]
+
+  --inhabitant NAME  whose broker and clients live in the worlds (default jsonlog)
 
   --seed N     the first seed (default 0); alone: that one world
   --worlds N   at most so many worlds (default 1000; no limit with --minutes)
   --minutes M  at most so long
   --threads N  worlds at once (default: one a core)
   --plant BUG  a defect that the worlds must find: ack-before-sync, cursor-before-commit,
-               glue-on-torn-tail, no-crc-check, no-dir-sync
+               glue-on-torn-tail, no-crc-check, no-dir-sync; with mqtt: ack-before-commit,
+               release-before-record, id-forgotten, complete-before-record, deliver-before-commit,
+               and the last three of those before
 ";
 
 /// Worlds between two lines of progress.
@@ -104,12 +108,71 @@ fn keep(seed: u64, text: &str) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
+/// Worlds of MQTT: what is left of the words without `--inhabitant`.
+fn mqtt(words: Vec<String>) -> ExitCode {
+    use postroad_sim::mqtt::{Plants, campaign};
+    // The defects have names of their own.
+    let (mut rest, mut plants, mut plant) = (Vec::new(), Plants::default(), String::new());
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let name = match word.strip_prefix("--plant") {
+            Some("") => words.next().unwrap_or_default(),
+            Some(value) => value.trim_start_matches('=').to_owned(),
+            None => {
+                rest.push(word);
+                continue;
+            }
+        };
+        let Some(found) = Plants::named(&name) else {
+            eprintln!("postroad-sim: no defect of mqtt is called {name}");
+            return ExitCode::from(64);
+        };
+        (plants, plant) = (found, format!(" --plant {name}"));
+    }
+    let asked = match parse(rest.into_iter()) {
+        Ok((asked, _)) => asked,
+        Err(why) => {
+            eprintln!("postroad-sim: {why}\n\n{HELP}");
+            return ExitCode::from(64);
+        }
+    };
+    let Campaign { seed, worlds, time, threads, .. } = asked;
+    let (tally, failure) = campaign::Campaign { seed, worlds, time, threads, plants }.run();
+    println!("{tally}");
+    let Some(failure) = failure else { return ExitCode::SUCCESS };
+    println!("{}", campaign::explain(plants, &failure).0);
+    println!("again: cargo xtask sim --inhabitant mqtt --seed {}{plant}", failure.seed);
+    ExitCode::FAILURE
+}
+
+/// Takes `--inhabitant` out of the words.
+fn inhabitant(words: &mut Vec<String>) -> String {
+    let Some(at) = words.iter().position(|word| word.starts_with("--inhabitant")) else {
+        return "jsonlog".into();
+    };
+    let word = words.remove(at);
+    match word.split_once('=') {
+        Some((_, name)) => name.into(),
+        None if at < words.len() => words.remove(at),
+        None => String::new(),
+    }
+}
+
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|word| matches!(word.as_str(), "help" | "--help" | "-h")) {
         print!("{HELP}");
         return ExitCode::SUCCESS;
     }
-    let (campaign, plant) = match parse(std::env::args().skip(1)) {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    match inhabitant(&mut words).as_str() {
+        "jsonlog" => {}
+        "mqtt" => return mqtt(words),
+        other => {
+            eprintln!("postroad-sim: nobody is called {other}\n\n{HELP}");
+            return ExitCode::from(64);
+        }
+    }
+    let (campaign, plant) = match parse(words.into_iter()) {
         Ok(parsed) => parsed,
         Err(why) => {
             eprintln!("postroad-sim: {why}\n\n{HELP}");

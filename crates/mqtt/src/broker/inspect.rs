@@ -32,8 +32,6 @@ pub struct Contents {
     pub sessions: Vec<Session>,
     /// Retained messages, by topic; expired ones, too.
     pub retained: Vec<Retained>,
-    /// The time of the newest record, milliseconds since 1970.
-    pub time: Millis,
 }
 
 /// A session.
@@ -159,7 +157,6 @@ impl Inspector {
 
     /// What all records together say.
     pub fn finish(self) -> Contents {
-        let time = self.fold.last_time;
         let state = self.fold.finish();
         let mut sessions: Vec<Session> =
             state.sessions.iter().map(|(_, session)| Session::of(session)).collect();
@@ -170,7 +167,7 @@ impl Inspector {
             expires: kept.expires,
             about: None,
         });
-        Contents { sessions, retained: retained.collect(), time }
+        Contents { sessions, retained: retained.collect() }
     }
 }
 

@@ -168,6 +168,8 @@ pub struct Broker {
     waiting: VecDeque<(Ticket, Waiting)>,
     timers: BTreeSet<(Millis, Timer)>,
     touched: Vec<ConnId>,
+    // Connections that are not read for a while.
+    held: Vec<ConnId>,
     dead: Vec<DeadLetter>,
     counters: Counters,
     // Acknowledgements of this turn, not yet in the log.
@@ -218,6 +220,7 @@ impl Broker {
             waiting: VecDeque::new(),
             timers: BTreeSet::new(),
             touched: Vec::new(),
+            held: Vec::new(),
             dead: Vec::new(),
             counters: Counters::default(),
             batch: Batch::default(),
@@ -428,7 +431,10 @@ impl Broker {
         let Some(conn) = self.conn_mut(id) else { return false };
         let receive = u32::from(conn.listener.receive_maximum);
         let slow = conn.out.len() > 2 * max_output || conn.unacknowledged > 2 * receive || busy;
-        conn.held |= slow;
+        if slow && !conn.held {
+            conn.held = true;
+            self.held.push(id);
+        }
         !slow
     }
 
@@ -554,12 +560,7 @@ impl Broker {
 
     /// Connections that were held back may be read again.
     fn release_held(&mut self) {
-        if self.conns.is_empty() {
-            return;
-        }
-        let held: SmallVec<[ConnId; 8]> =
-            self.conns.iter().filter(|(_, conn)| conn.held).map(|(_, conn)| conn.id).collect();
-        for id in held {
+        for id in std::mem::take(&mut self.held) {
             if let Some(conn) = self.conn_mut(id) {
                 conn.held = false;
             }

@@ -323,6 +323,7 @@ const SUBSCRIBE: &[Row] = &[
     ("subscribe to a surrogate", V3, UP, "82 ~ 0001 0003 EDA080 00", E::NotUtf8),
     ("share without a name", V5, UP, "82 ~ 0001 {} '$share//a' 00", E::ShareName),
     ("share with nothing", V5, UP, "82 ~ 0001 {} '$share/' 00", E::ShareName),
+    ("share alone", V5, UP, "82 ~ 0001 {} '$share' 00", E::ShareName),
     ("share without a filter", V5, UP, "82 ~ 0001 {} '$share/g' 00", E::ShareSyntax),
     ("share with an empty filter", V5, UP, "82 ~ 0001 {} '$share/g/' 00", E::ShareSyntax),
     ("share named +", V5, UP, "82 ~ 0001 {} '$share/+/a' 00", E::ShareSyntax),

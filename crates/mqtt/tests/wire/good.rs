@@ -451,7 +451,6 @@ fn subscribe(t: &mut Table) {
         "+/",
         "a//b",
         "$SYS/#",
-        "$share",
         "$shared/x",
         " ",
         "a/+/#",

@@ -44,7 +44,12 @@ impl Broker {
             Ok(command) => {
                 Setup::default().program(&["sh", "-c", r#"exec "$0" "$@""#, &command, "{port}", "{data}"])
             }
-            Err(_) => Setup::default().argument("--mqtt").argument(&format!("127.0.0.1:{port}")),
+            // Small segments, so that snapshots and the end of segments are among what is interrupted.
+            Err(_) => Setup::default()
+                .argument("--mqtt")
+                .argument(&format!("127.0.0.1:{port}"))
+                .argument("--set")
+                .argument("journal.segment_bytes=1MiB"),
         };
         Self::launch(setup, port)
     }

@@ -170,7 +170,9 @@ impl Rig {
         let mut rest = BytesMut::new();
         let mut slices: Vec<IoSlice<'_>> = Vec::new();
         outbox.slices(&mut slices);
-        slices.iter().for_each(|s| rest.extend_from_slice(s));
+        for slice in &slices {
+            rest.extend_from_slice(slice);
+        }
         drop(slices);
         outbox.advance(rest.len());
         outbox.write(|out| {

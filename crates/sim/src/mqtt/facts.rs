@@ -1,0 +1,136 @@
+//! What was seen at the door of an MQTT broker, in the order in which it was seen.
+//!
+//! A packet counts when its last byte enters or leaves the broker, not when it reaches a client: a promise counts from the
+//! moment it left.
+
+use crate::history::Conn;
+
+/// A client, by its place in the cast.
+pub type Who = u8;
+/// One message, the index into [`Seen::sent`].
+pub type Tag = u32;
+/// A packet id.
+pub type Id = u16;
+
+/// A message that a client published.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Who published it.
+    pub by: Who,
+    /// Index into [`super::cast::TOPICS`].
+    pub topic: u8,
+    /// 0, 1 or 2.
+    pub qos: u8,
+    /// It is to be retained.
+    pub retain: bool,
+    /// It has no payload: it removes what is retained.
+    pub empty: bool,
+    /// Bytes of filling.
+    pub size: usize,
+}
+
+/// Something that happened at the door of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the fields are those of the packets
+pub enum Fact {
+    /// The broker began to serve what the disk held.
+    Opened,
+    /// The broker was stopped or killed: its connections are gone.
+    Closed,
+    /// Everybody has what is theirs: from here on nothing of it may come again.
+    Drained,
+    /// CONNECT came in. `lasting`: seconds that the session outlives its connection.
+    Connect { conn: Conn, who: Who, clean: bool, lasting: u32, window: u16 },
+    /// CONNACK left.
+    Connack { conn: Conn, present: bool },
+    /// The broker let go of a connection, or a polite DISCONNECT came in.
+    Gone { conn: Conn },
+    /// PUBLISH came in.
+    Publish { conn: Conn, id: Id, tag: Tag, dup: bool },
+    /// PUBACK or PUBREC left.
+    Taken { conn: Conn, id: Id, ok: bool },
+    /// PUBREL came in.
+    Release { conn: Conn, id: Id },
+    /// PUBCOMP left; `known`: the id was.
+    Complete { conn: Conn, id: Id, known: bool },
+    /// SUBSCRIBE came in, for one of [`super::cast::FILTERS`].
+    Subscribe { conn: Conn, id: Id, filter: u8, qos: u8 },
+    /// SUBACK left.
+    Subscribed { conn: Conn, id: Id, ok: bool },
+    /// UNSUBSCRIBE came in.
+    Unsubscribe { conn: Conn, id: Id, filter: u8 },
+    /// UNSUBACK left.
+    Unsubscribed { conn: Conn, id: Id },
+    /// PUBLISH left. `id` is 0 at QoS 0; `tag` is `None` without a payload.
+    Deliver { conn: Conn, id: Id, tag: Option<Tag>, qos: u8, retain: bool, dup: bool },
+    /// PUBREC came in.
+    Received { conn: Conn, id: Id },
+    /// PUBREL left.
+    Released { conn: Conn, id: Id },
+    /// PUBACK or PUBCOMP came in.
+    Settled { conn: Conn, id: Id },
+    /// The application of a client got a message, whatever the protocol repeated.
+    App { who: Who, tag: Tag, retain: bool },
+    /// The door or a client saw what the protocol forbids.
+    Wrong(String),
+}
+
+/// Everything seen in one world.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Virtual time, milliseconds; stamped on facts.
+    pub now: u64,
+    /// With the time of each.
+    pub facts: Vec<(u64, Fact)>,
+    /// By tag.
+    pub sent: Vec<Sent>,
+    /// Handshakes of QoS 2 that clients saw to their end as publishers, and as subscribers.
+    pub exchanges: (u64, u64),
+}
+
+impl Seen {
+    /// Notes a fact, now.
+    pub fn note(&mut self, fact: Fact) {
+        self.facts.push((self.now, fact));
+    }
+
+    /// The bytes of a message. Each is of one of three kinds: JSON, text, and neither.
+    pub fn payload(&self, tag: Tag) -> Vec<u8> {
+        let Some(sent) = self.sent.get(tag as usize) else { return Vec::new() };
+        if sent.empty {
+            return Vec::new();
+        }
+        let filling = || "p".repeat(sent.size);
+        match tag % 3 {
+            0 => format!("{{\"t\":{tag},\"p\":\"{}\"}}", filling()).into_bytes(),
+            1 => format!("{tag} \"{}\n", filling()).into_bytes(),
+            _ => [&[0xff][..], &tag.to_be_bytes(), filling().as_bytes()].concat(),
+        }
+    }
+
+    /// The message with this payload.
+    ///
+    /// # Errors
+    /// The payload is nobody's, or not whole.
+    pub fn tag_of(&self, payload: &[u8]) -> Result<Option<Tag>, String> {
+        if payload.is_empty() {
+            return Ok(None);
+        }
+        let number = |text: &[u8]| {
+            let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+            std::str::from_utf8(&text[..end]).ok().and_then(|text| text.parse().ok())
+        };
+        let tag = match payload {
+            [0xff, a, b, c, d, ..] => Some(Tag::from_be_bytes([*a, *b, *c, *d])),
+            [b'{', rest @ ..] => rest.strip_prefix(b"\"t\":").and_then(number),
+            text => number(text),
+        };
+        match tag {
+            Some(tag) if self.payload(tag) == payload => Ok(Some(tag)),
+            _ => Err(format!(
+                "the payload {:?} is not what anybody published",
+                String::from_utf8_lossy(payload)
+            )),
+        }
+    }
+}
