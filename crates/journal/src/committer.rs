@@ -211,6 +211,21 @@ impl Committer {
         }))
     }
 
+    /// Lets go of what was not committed, if no thread commits it: journals and committer know each other, and would keep
+    /// each other in memory.
+    pub fn abandon(&self) {
+        if self.threaded.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        // Numbers go on: whoever still appends must not take it for committed.
+        let rest = Queue { open: queue.open, stop: true, ..Queue::default() };
+        let left = std::mem::replace(&mut *queue, rest);
+        drop(queue);
+        let cycle = lock(&self.running).take();
+        drop((left, cycle));
+    }
+
     /// The data directory.
     pub fn root(&self) -> &Path {
         &self.root

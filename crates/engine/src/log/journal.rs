@@ -100,6 +100,12 @@ impl JournalStore {
     }
 }
 
+impl Drop for JournalStore {
+    fn drop(&mut self) {
+        self.committer.abandon();
+    }
+}
+
 impl LogStore for JournalStore {
     fn sync_mode(&self) -> &'static str {
         match self.committer.sync_mode() {

@@ -173,6 +173,16 @@ impl Broker {
         {
             return self.refuse(id, ReasonCode::NotAuthorized, Some("the will may not be published"));
         }
+        if let Some(max) = self.access.limits(&who).max_connections {
+            let same = self
+                .conns
+                .iter()
+                .filter(|(_, conn)| conn.session().is_some() && conn.who.name() == who.name());
+            let there = self.state.by_client.get(&client).and_then(|i| self.state.sessions.get(*i)?.conn);
+            if same.filter(|(_, conn)| Some(conn.id) != there).count() >= max as usize {
+                return self.refuse(id, ReasonCode::QuotaExceeded, Some("too many connections of this user"));
+            }
+        }
         let asked = match (v5, connect.clean_start) {
             (true, _) => connect.properties.session_expiry_interval.unwrap_or(0),
             (false, true) => 0,

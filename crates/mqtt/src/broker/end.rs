@@ -4,6 +4,7 @@ use super::conn::Stage;
 use super::message::Origin;
 use super::session::NEVER;
 use super::{Broker, ConnId, Timer};
+use crate::access::Identity;
 use crate::codec::{Disconnect, ReasonCode};
 use postroad_core::mailbox::Millis;
 
@@ -113,7 +114,12 @@ impl Broker {
     fn publish_will(&mut self, index: usize, now: Millis) {
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let Some(will) = session.will.take() else { return };
-        let (number, who, client) = (session.number, session.who.clone(), session.client.clone());
+        let (number, client) = (session.number, session.client.clone());
+        // After a restart only its name is known.
+        let who = match (&session.owner, session.who.name()) {
+            (Some(owner), None) => Identity::user(owner.as_ref()),
+            _ => session.who.clone(),
+        };
         let logged = session.durable || session.in_log;
         let message = will.publish(now);
         // Rights may have been taken away since CONNECT.

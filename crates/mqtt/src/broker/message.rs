@@ -70,6 +70,8 @@ pub(super) struct Origin {
     pub(super) chosen: Vec<Chosen>,
     /// Its part in an exchange of a door whose publishers release what they publish.
     pub(super) held: Option<Held>,
+    /// It is a copy of an older message, so that the segment which has that one can go: it goes to nobody.
+    pub(super) copy_of: Option<u64>,
 }
 
 /// A message that is delivered when its publisher releases it.
@@ -101,6 +103,9 @@ struct Head<'a> {
     x: Option<Millis>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     g: Vec<Chosen>,
+    /// The number of which this is a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    o: Option<u64>,
     /// 0: held; else the number under which it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     h: Option<u64>,
@@ -223,6 +228,7 @@ fn write_head(out: &mut Vec<u8>, message: &Message, origin: &Origin) {
         w: origin.will_of,
         x: message.expires,
         g: origin.chosen.clone(),
+        o: origin.copy_of,
         h: origin.held.map(|held| match held {
             Held::Kept => 0,
             Held::Released(number) => number,
@@ -299,7 +305,8 @@ pub(super) fn read(event: &Event) -> Option<(Message, Origin)> {
         properties,
     };
     let held = head.h.map(|number| if number == 0 { Held::Kept } else { Held::Released(number) });
-    let origin = Origin { session: head.f, packet: head.p, will_of: head.w, chosen: head.g, held };
+    let origin =
+        Origin { session: head.f, packet: head.p, will_of: head.w, chosen: head.g, held, copy_of: head.o };
     Some((message, origin))
 }
 
@@ -379,6 +386,7 @@ mod tests {
                 will_of: None,
                 chosen: vec![(9, "group".into(), "a/#".into())],
                 held: held.map(|n| if n == 0 { Held::Kept } else { Held::Released(n) }),
+                copy_of: None,
             };
             let (back, from) = round_trip(&message, &origin);
             prop_assert_eq!(&back.payload, &message.payload);

@@ -63,7 +63,7 @@ use session::Target;
 use slab::Slab;
 use smallvec::SmallVec;
 use state::{Fold, State};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// A connection of a [`Broker`].
@@ -168,6 +168,9 @@ pub struct Broker {
     waiting: VecDeque<(Ticket, Waiting)>,
     timers: BTreeSet<(Millis, Timer)>,
     touched: Vec<ConnId>,
+    // Old messages that were written again: their numbers, and those of the copies, until these are committed.
+    moving: HashMap<u64, u64>,
+    moving_retained: Vec<(Utf8, u64, u64)>,
     // Connections that are not read for a while.
     held: Vec<ConnId>,
     dead: Vec<DeadLetter>,
@@ -220,6 +223,8 @@ impl Broker {
             waiting: VecDeque::new(),
             timers: BTreeSet::new(),
             touched: Vec::new(),
+            moving: HashMap::new(),
+            moving_retained: Vec::new(),
             held: Vec::new(),
             dead: Vec::new(),
             counters: Counters::default(),

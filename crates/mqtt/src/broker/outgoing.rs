@@ -16,7 +16,7 @@ use crate::codec::{PacketId, Qos, SubscriptionId};
 use postroad_core::mailbox::{ConsumerId, Mailbox, Millis, Record, Taken, Verdict, Window};
 use postroad_core::retry::RetryPolicy;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,6 +182,15 @@ impl Outgoing {
         let open: Vec<u64> = self.iter().map(|(number, _)| number).collect();
         for number in open {
             self.mailbox.offer(number, number, 0);
+        }
+    }
+
+    /// Messages that have another number in the log now.
+    pub(super) fn moved(&mut self, moved: &HashMap<u64, u64>) {
+        for entry in self.entries.iter_mut().filter(|entry| !entry.done) {
+            if let Some(to) = moved.get(&entry.seq) {
+                entry.seq = *to;
+            }
         }
     }
 

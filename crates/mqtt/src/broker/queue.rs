@@ -17,7 +17,7 @@ use super::{Broker, Timer};
 use crate::codec::{Qos, Utf8};
 use postroad_core::mailbox::{ConsumerId, Failures, Mailbox, Millis, Record, Taken, Verdict, Window};
 use postroad_core::retry::RetryPolicy;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// What a subscription to a work queue begins with.
@@ -81,20 +81,21 @@ impl Queue {
         number
     }
 
-    /// The oldest message of the log that it needs.
-    pub(super) fn oldest(&self) -> Option<u64> {
-        (self.base..)
-            .zip(&self.items)
-            .find(|(n, item)| item.seq != 0 && !self.mailbox.floor().is_settled(*n))
-            .map(|(_, i)| i.seq)
-    }
-
     /// The messages that are not done, for a snapshot: number, and number in the log.
     pub(super) fn open(&self) -> impl Iterator<Item = (u64, u64)> {
         let open = (self.base..)
             .zip(&self.items)
             .filter(|(n, item)| item.seq != 0 && !self.mailbox.floor().is_settled(*n));
         open.map(|(n, item)| (n, item.seq))
+    }
+
+    /// Messages that have another number in the log now.
+    pub(super) fn moved(&mut self, moved: &HashMap<u64, u64>) {
+        for item in &mut self.items {
+            if let Some(to) = moved.get(&item.seq) {
+                item.seq = *to;
+            }
+        }
     }
 
     pub(super) fn failures(&self) -> impl Iterator<Item = (u64, &Failures)> {

@@ -101,6 +101,20 @@ impl Retained {
         None
     }
 
+    /// True if the message of the topic is this one of the log.
+    pub(super) fn is_at(&self, topic: &str, seq: u64) -> bool {
+        self.topics.get(topic).is_some_and(|kept| kept.seq == seq)
+    }
+
+    /// The message of the topic has another number in the log now.
+    pub(super) fn moved(&mut self, topic: &str, from: u64, to: u64) {
+        if let Some(kept) = self.topics.get_mut(topic)
+            && kept.seq == from
+        {
+            kept.seq = to;
+        }
+    }
+
     /// All of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Kept)> {
         self.topics.iter().map(|(topic, kept)| (&**topic, kept))

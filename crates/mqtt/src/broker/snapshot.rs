@@ -3,10 +3,18 @@
 //! A snapshot has sessions, subscriptions and what is in their queues, by number. Messages themselves are not in it:
 //! the segments that have them are kept until nobody needs them.
 
-use super::outgoing::Phase;
+use super::message::Origin;
+use super::outgoing::{Entry, Phase};
+use super::session::Session;
 use super::{Broker, state::State};
 use crate::codec::Qos;
 use postroad_core::mailbox::Millis;
+use std::collections::{BTreeSet, HashMap};
+
+/// Segments that may be kept for messages in them.
+const KEPT_SEGMENTS: usize = 4;
+/// Messages written again at once.
+const MOVED_AT_ONCE: usize = 20_000;
 
 impl Broker {
     /// Before records: begins a new segment if the last one is full, or if there is none.
@@ -15,9 +23,12 @@ impl Broker {
             return;
         }
         self.log_over(now);
+        self.move_forward(now);
         let state = &self.state;
         // Not what is needed when the snapshot is committed: what became needless since may not be in the log yet.
-        let oldest = oldest_needed(state).unwrap_or(u64::MAX);
+        let moving = &self.moving;
+        let place = |seq: u64| moving.get(&seq).copied().unwrap_or(seq);
+        let oldest = oldest_needed(state, &place).unwrap_or(u64::MAX);
         self.book.snapshot(now, oldest, |pen, log| {
             pen.begin(log, state.next_number());
             for (_, queue) in &state.queues {
@@ -26,7 +37,7 @@ impl Broker {
                     pen.queue_tried(log, queue.number, number, failures);
                 }
                 for (number, seq) in queue.open() {
-                    pen.queue_given(log, queue.number, number, seq);
+                    pen.queue_given(log, queue.number, number, place(seq));
                 }
                 pen.queue_skip(log, queue.number, queue.next());
             }
@@ -51,7 +62,8 @@ impl Broker {
                 }
                 if let Some(queue) = session.outgoing() {
                     for (at, entry) in queue.iter().filter(|(_, entry)| entry.logged) {
-                        pen.given(log, number, at, entry.seq, entry.qos, entry.retain, &entry.ids);
+                        let seq = if may_move(session) { place(entry.seq) } else { entry.seq };
+                        pen.given(log, number, at, seq, entry.qos, entry.retain, &entry.ids);
                         if entry.phase == Phase::Released {
                             pen.received(log, number, at, at);
                         }
@@ -68,6 +80,74 @@ impl Broker {
         });
     }
 
+    /// A message that is needed keeps its segment, and all behind it. When there are many, the messages that keep the
+    /// oldest ones are written again, so that one session that stays away does not fill the disk with the messages of
+    /// others.
+    fn move_forward(&mut self, now: Millis) {
+        if !self.moving.is_empty() {
+            // The last ones are not committed yet.
+            return;
+        }
+        let sealed = self.book.log().sealed();
+        let Some(old) = sealed.len().checked_sub(KEPT_SEGMENTS + 1).and_then(|at| sealed.get(at)) else {
+            return;
+        };
+        let limit = old.0;
+        let mut needed: BTreeSet<u64> = BTreeSet::new();
+        for (_, session) in self.state.sessions.iter().filter(|(_, session)| may_move(session)) {
+            let queue = session.outgoing().into_iter().flat_map(super::outgoing::Outgoing::iter);
+            let queued = queue.filter(|(_, entry)| needs_log(entry)).map(|(_, entry)| entry.seq);
+            needed.extend(queued.filter(|seq| *seq <= limit));
+        }
+        needed.extend(
+            self.state
+                .queues
+                .iter()
+                .flat_map(|(_, queue)| queue.open())
+                .map(|(_, seq)| seq)
+                .filter(|s| *s <= limit),
+        );
+        needed.extend(
+            self.state.retained.iter().map(|(_, kept)| kept.seq).filter(|seq| *seq != 0 && *seq <= limit),
+        );
+        let needed: Vec<u64> = needed.into_iter().take(MOVED_AT_ONCE).collect();
+        for part in needed.chunks(256) {
+            let mut found = Vec::new();
+            if let Err(error) = self.book.read(part, |seq, message| found.push((seq, message))) {
+                tracing::warn!(%error, "old messages could not be read, and their segments stay");
+                return;
+            }
+            for (seq, mut message) in found {
+                message.retain = self.state.retained.is_at(&message.topic, seq);
+                let origin = Origin { copy_of: Some(seq), ..Origin::default() };
+                let (copy, _) = self.book.publish(now, &message, &origin, |_, _| {});
+                self.moving.insert(seq, copy);
+                if message.retain {
+                    self.moving_retained.push((message.topic, seq, copy));
+                }
+            }
+        }
+    }
+
+    /// The copies are committed, and can be read.
+    fn moved(&mut self) {
+        let moved = std::mem::take(&mut self.moving);
+        if moved.is_empty() {
+            return;
+        }
+        for (topic, from, to) in std::mem::take(&mut self.moving_retained) {
+            self.state.retained.moved(&topic, from, to);
+        }
+        for (_, session) in self.state.sessions.iter_mut().filter(|(_, session)| may_move(session)) {
+            if let Some(queue) = session.outgoing_mut() {
+                queue.moved(&moved);
+            }
+        }
+        for (_, queue) in &mut self.state.queues {
+            queue.moved(&moved);
+        }
+    }
+
     /// Deletes segments that hold nothing that is needed, once a snapshot is committed.
     pub(super) fn trim(&mut self) {
         let Some((_, oldest)) = self.book.snapshot.filter(|(ticket, _)| self.book.is_committed(*ticket))
@@ -75,23 +155,30 @@ impl Broker {
             return;
         };
         self.book.snapshot = None;
+        self.moved();
         if let Err(error) = self.book.log().trim(oldest) {
             tracing::warn!(%error, "old segments could not be deleted");
         }
     }
 }
 
+/// True if the log must keep the message. Once the client has it, only the handshake is left.
+fn needs_log(entry: &Entry) -> bool {
+    entry.seq != 0 && entry.phase != Phase::Released && (entry.logged || entry.qos == Qos::AtMostOnce)
+}
+
 /// The oldest message that some session or topic needs.
-fn oldest_needed(state: &State) -> Option<u64> {
+fn oldest_needed(state: &State, place: &dyn Fn(u64) -> u64) -> Option<u64> {
     let queued = state.sessions.iter().filter_map(|(_, session)| {
-        let queue = session.outgoing()?;
-        queue
-            .iter()
-            .filter(|(_, entry)| entry.seq != 0 && (entry.logged || entry.qos == Qos::AtMostOnce))
-            .map(|(_, e)| e.seq)
-            .min()
+        let needed = session.outgoing()?.iter().filter(|(_, entry)| needs_log(entry));
+        needed.map(|(_, entry)| if may_move(session) { place(entry.seq) } else { entry.seq }).min()
     });
-    let retained = state.retained.iter().map(|(_, kept)| kept.seq).filter(|seq| *seq != 0).min();
-    let work = state.queues.iter().filter_map(|(_, queue)| queue.oldest()).min();
+    let retained = state.retained.iter().map(|(_, kept)| kept.seq).filter(|seq| *seq != 0).map(place).min();
+    let work = state.queues.iter().flat_map(|(_, queue)| queue.open()).map(|(_, seq)| place(seq)).min();
     queued.min().into_iter().chain(retained).chain(work).min()
+}
+
+/// Other doors name the messages of their sessions by their numbers in the log.
+fn may_move(session: &Session) -> bool {
+    !session.client.starts_with(super::door::RESERVED)
 }

@@ -416,6 +416,14 @@ impl State {
         origin: &Origin,
         targets: &mut Vec<Target>,
     ) {
+        if origin.copy_of.is_some() {
+            // Queues get its new number from the snapshot that follows. If it is the retained one, it says so.
+            if message.retain {
+                let kept = Kept { seq, qos: message.qos, expires: message.expires, message: None };
+                self.retained.set(&message.topic, false, kept);
+            }
+            return;
+        }
         match (origin.held, origin.session.and_then(|number| self.numbered(number))) {
             (Some(Held::Kept), Some(session)) => return session.hold(seq),
             (Some(Held::Kept), None) => return,

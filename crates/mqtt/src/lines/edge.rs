@@ -15,6 +15,18 @@ pub(crate) struct DoorsBehind {
     pub(crate) on_dead: Option<OnDead>,
 }
 
+impl DoorsBehind {
+    /// Hands on the messages that did not arrive.
+    fn bury(&mut self) {
+        let dead = self.doors.dead_letters();
+        if !dead.is_empty()
+            && let Some(on_dead) = &mut self.on_dead
+        {
+            on_dead(dead);
+        }
+    }
+}
+
 impl Machine for DoorsBehind {
     type Id = DoorId;
     type Listener = DoorListener;
@@ -47,16 +59,13 @@ impl Machine for DoorsBehind {
     }
 
     fn pending(&mut self) -> Option<Ticket> {
+        // Before the commit of the records that settle them.
+        self.bury();
         self.doors.pending()
     }
 
     fn touched(&mut self, out: &mut Vec<DoorId>) {
-        let dead = self.doors.dead_letters();
-        if !dead.is_empty()
-            && let Some(on_dead) = &mut self.on_dead
-        {
-            on_dead(dead);
-        }
+        self.bury();
         self.doors.touched(out);
     }
 

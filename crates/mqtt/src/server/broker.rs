@@ -227,6 +227,18 @@ struct Behind {
     on_dead: Option<OnDead>,
 }
 
+impl Behind {
+    /// Hands on the messages that did not arrive.
+    fn bury(&mut self) {
+        let dead = self.broker.dead_letters();
+        if !dead.is_empty()
+            && let Some(on_dead) = &mut self.on_dead
+        {
+            on_dead(dead);
+        }
+    }
+}
+
 impl Machine for Behind {
     type Id = ConnId;
     type Listener = ListenerConfig;
@@ -258,16 +270,13 @@ impl Machine for Behind {
     }
 
     fn pending(&mut self) -> Option<Ticket> {
+        // Before the commit of the records that settle them.
+        self.bury();
         self.broker.pending()
     }
 
     fn touched(&mut self, out: &mut Vec<ConnId>) {
-        let dead = self.broker.dead_letters();
-        if !dead.is_empty()
-            && let Some(on_dead) = &mut self.on_dead
-        {
-            on_dead(dead);
-        }
+        self.bury();
         self.broker.touched(out);
     }
 

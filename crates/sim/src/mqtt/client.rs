@@ -354,7 +354,8 @@ impl Client {
         let retain = RETAINED.contains(&topic) && bits >> 8 & 1 == 0;
         // Only 5.0 can say which message it is that says nothing.
         let empty = retain && self.role.version == Version::V5 && (bits >> 9).is_multiple_of(4);
-        let size = if (bits >> 11).is_multiple_of(8) { 300 + bits as usize % 900 } else { bits as usize % 40 };
+        let size =
+            if (bits >> 11).is_multiple_of(8) { 300 + bits as usize % 900 } else { bits as usize % 40 };
         let tag = seen.sent.len() as Tag;
         seen.sent.push(Sent { by: self.who, topic, qos, retain, empty, size });
         let id = if qos == 0 { 0 } else { self.free_id() };

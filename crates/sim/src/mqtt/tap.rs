@@ -145,9 +145,10 @@ impl Tap {
                     ReasonCode::SessionTakenOver
                         | ReasonCode::ServerShuttingDown
                         | ReasonCode::UnspecifiedError
-                ) => {
-                    seen.note(Fact::Wrong(format!("DISCONNECT says {:?}", disconnect.reason)));
-                }
+                ) =>
+            {
+                seen.note(Fact::Wrong(format!("DISCONNECT says {:?}", disconnect.reason)));
+            }
             _ => {}
         }
     }

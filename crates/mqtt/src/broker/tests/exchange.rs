@@ -255,3 +255,43 @@ fn an_answer_before_its_record_shows() {
     let (subscriber, _) = rig.durable("s");
     assert_eq!(publishes(&rig.settle(subscriber)), [], "what was promised is lost");
 }
+
+/// One session that stays away, and one retained message, do not keep the messages of all others.
+#[test]
+fn what_is_needed_for_long_is_moved_out_of_the_way() {
+    let mut rig =
+        Rig::with(BrokerConfig { sys_interval: std::time::Duration::ZERO, ..BrokerConfig::default() }, 4000);
+    let (absent, _) = rig.durable("absent");
+    rig.subscribe(absent, "rare", Qos::ExactlyOnce);
+    rig.broker.lost(absent, rig.now);
+    let publisher = rig.clean("p");
+    let mut kept = Publish::new(text("kept"), "kept");
+    kept.retain = true;
+    rig.send(publisher, &Packet::Publish(kept));
+    for n in 1..=3u16 {
+        rig.publish(publisher, "rare", &n.to_string(), Qos::ExactlyOnce, n);
+    }
+    rig.settle(publisher);
+    let (busy, _) = rig.durable("busy");
+    rig.subscribe(busy, "often", Qos::AtLeastOnce);
+    for life in 0..3 {
+        let publisher = rig.clean("p");
+        let (busy, _) = rig.durable("busy");
+        for n in 1..=300 {
+            rig.publish(publisher, "often", "x", Qos::AtLeastOnce, n);
+            for (_, _, packet, _) in publishes(&rig.settle(busy)) {
+                rig.send(busy, &puback(packet));
+            }
+        }
+        rig.pass(1000);
+        let sizes = rig.broker.book.log().stats();
+        assert!(sizes.segments < 12, "life {life}: {sizes:?}");
+        rig.crash(CrashMode::DropUnsynced);
+    }
+    let (absent, _) = rig.durable("absent");
+    let rare = publishes(&rig.settle(absent));
+    assert_eq!(rare.iter().map(|(payload, ..)| payload.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
+    let late = rig.clean("late");
+    rig.subscribe(late, "kept", Qos::AtMostOnce);
+    assert_eq!(publishes(&rig.settle(late)), [("kept".into(), 0, 0, false)]);
+}
