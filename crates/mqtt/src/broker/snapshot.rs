@@ -9,7 +9,7 @@ use super::session::Session;
 use super::{Broker, state::State};
 use crate::codec::Qos;
 use postroad_core::mailbox::Millis;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// Segments that may be kept for messages in them.
 const KEPT_SEGMENTS: usize = 4;
