@@ -151,6 +151,7 @@ impl Broker {
 
     /// Writes the acknowledgements of this turn to the log; their answers leave when they are committed.
     pub(super) fn log_batch(&mut self, now: Millis) {
+        self.announce_dead(now);
         let Some(id) = self.batch.conn.take() else { return };
         let received = self.batch.received.take();
         let released = std::mem::take(&mut self.batch.released);

@@ -2,17 +2,21 @@
 
 use super::config::Overflow;
 use super::conn::{Conn, Stage};
-use super::message::Message;
+use super::message::{Message, Origin};
 use super::outgoing::{Entry, Phase, packet_id};
 use super::session::{Session, Target};
 use super::{Broker, DeadLetter, Waiting};
-use crate::codec::{Ack, PacketId, PacketType, PublishHead, Qos, ReasonCode, SubscriptionId, Utf8};
+use crate::codec::{
+    Ack, PacketId, PacketType, PublishHead, PublishProperties, Qos, ReasonCode, SubscriptionId, Utf8,
+};
 use postroad_core::mailbox::Millis;
 use postroad_engine::log::Ticket;
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+/// Where dead letters are published.
+const DEAD: &str = "$dead/";
 /// Messages handed out before the outbox is looked at again.
 const TURN: usize = 64;
 
@@ -234,15 +238,10 @@ impl Broker {
                         client.as_deref().unwrap_or_default(),
                         self.counters.overflowed
                     );
-                    self.dead.push(letter(
-                        message,
-                        0,
-                        client.unwrap_or_default(),
-                        id,
-                        "the queue is full",
-                        0,
-                        now,
-                    ));
+                    if !message.topic.starts_with(DEAD) {
+                        let client = client.unwrap_or_default();
+                        self.dead.push(letter(message, 0, client, id, "the queue is full", 0, now));
+                    }
                 }
                 Overflow::DropOldest => {
                     let oldest = self.state.sessions.get(index).and_then(|session| {
@@ -341,6 +340,40 @@ impl Broker {
         })
     }
 
+    /// Tells subscribers of `$dead/…` what did not arrive. Everybody else finds it in the dead letters of the engine.
+    pub(super) fn announce_dead(&mut self, now: Millis) {
+        while let Some(letter) = self.dead.get(self.announced).cloned() {
+            self.announced += 1;
+            let Ok(topic) = Utf8::try_from(format!("{DEAD}{}", letter.topic)) else { continue };
+            let text = |name: &'static str, value: String| {
+                Utf8::try_from(value).ok().map(|value| (Utf8::from_static(name), value))
+            };
+            let said = [
+                text("postroad-dead-reason", letter.reason.to_owned()),
+                text("postroad-dead-subject", letter.topic.to_string()),
+                text("postroad-dead-client", letter.client.to_string()),
+                text("postroad-dead-attempts", letter.attempts.to_string()),
+                text("postroad-dead-first", letter.published.to_string()),
+                text("postroad-dead-last", letter.died.to_string()),
+            ];
+            let properties = PublishProperties {
+                content_type: letter.content_type.clone(),
+                user_properties: said.into_iter().flatten().collect(),
+                ..PublishProperties::default()
+            };
+            let message = Message {
+                topic,
+                payload: letter.payload.clone(),
+                qos: Qos::AtLeastOnce,
+                retain: false,
+                time: now,
+                expires: None,
+                properties: Some(Box::new(properties)),
+            };
+            self.distribute(message, None, Origin::default(), now);
+        }
+    }
+
     /// A message will not arrive.
     pub(super) fn bury(
         &mut self,
@@ -359,7 +392,8 @@ impl Broker {
             found
         });
         self.counters.dead += 1;
-        if let Some(message) = message {
+        // A dead letter that does not arrive is not another one: it is where it was.
+        if let Some(message) = message.filter(|message| !message.topic.starts_with(DEAD)) {
             let attempts = u32::from(entry.phase != Phase::Queued);
             self.dead.push(letter(&message, entry.seq, client, id, reason, attempts, now));
         }

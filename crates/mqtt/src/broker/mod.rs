@@ -174,6 +174,8 @@ pub struct Broker {
     // Connections that are not read for a while.
     held: Vec<ConnId>,
     dead: Vec<DeadLetter>,
+    // How many of them subscribers were told of.
+    announced: usize,
     counters: Counters,
     // Acknowledgements of this turn, not yet in the log.
     batch: Batch,
@@ -227,6 +229,7 @@ impl Broker {
             moving_retained: Vec::new(),
             held: Vec::new(),
             dead: Vec::new(),
+            announced: 0,
             counters: Counters::default(),
             batch: Batch::default(),
             over: Vec::new(),
@@ -462,6 +465,7 @@ impl Broker {
 
     /// Messages that did not arrive, since the last call.
     pub fn dead_letters(&mut self) -> Vec<DeadLetter> {
+        self.announced = 0;
         std::mem::take(&mut self.dead)
     }
 

@@ -84,6 +84,65 @@ impl Broker {
         self.timers.insert((now + interval.max(1), Timer::Sys));
     }
 
+    /// Counters and sizes, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        let c = &self.counters;
+        let gauge = |count: usize| count as u64;
+        let queued = self
+            .state
+            .sessions
+            .iter()
+            .filter_map(|(_, session)| session.outgoing())
+            .map(super::outgoing::Outgoing::len);
+        let work: u64 = self.state.queues.iter().map(|(_, queue)| queue.len()).sum();
+        let values: [(&str, &str, &str, u64); 22] = [
+            ("packets_received_total", "counter", "packets received", c.packets_received),
+            ("packets_sent_total", "counter", "packets sent, PUBLISH not counted", c.packets_sent),
+            (
+                "messages_received_total",
+                "counter",
+                "messages received, repetitions not counted",
+                c.messages_received,
+            ),
+            ("messages_sent_total", "counter", "messages sent", c.messages_sent),
+            ("messages_resent_total", "counter", "of these, those sent before", c.resent),
+            ("messages_repeated_total", "counter", "messages of QoS 2 received again", c.repeated),
+            ("messages_refused_total", "counter", "messages refused", c.refused_messages),
+            (
+                "messages_dropped_total",
+                "counter",
+                "messages not sent: slow, too large, expired, not allowed",
+                c.dropped,
+            ),
+            ("messages_overflowed_total", "counter", "messages for queues that were full", c.overflowed),
+            ("dead_letters_total", "counter", "dead letters", c.dead),
+            ("wills_total", "counter", "wills published", c.wills),
+            ("connects_total", "counter", "connections accepted", c.connects),
+            ("disconnects_total", "counter", "connections ended", c.disconnects),
+            ("refused_total", "counter", "connections refused", c.refused),
+            ("denied_total", "counter", "of these, for bad credentials", c.denied),
+            ("malformed_total", "counter", "connections closed for malformed packets", c.malformed),
+            ("sessions_expired_total", "counter", "sessions expired", c.expired_sessions),
+            ("connections", "gauge", "connections now", gauge(self.conns.len())),
+            ("sessions", "gauge", "sessions now", gauge(self.state.sessions.len())),
+            ("subscriptions", "gauge", "subscriptions now", gauge(self.state.subscription_count())),
+            ("retained", "gauge", "retained messages now", gauge(self.state.retained.len())),
+            (
+                "queued",
+                "gauge",
+                "messages that wait for sessions and work queues",
+                queued.sum::<usize>() as u64 + work,
+            ),
+        ];
+        let mut out = String::with_capacity(4096);
+        for (name, kind, help, value) in values {
+            out.push_str(&format!(
+                "# HELP postroad_mqtt_{name} {help}\n# TYPE postroad_mqtt_{name} {kind}\npostroad_mqtt_{name} {value}\n"
+            ));
+        }
+        out
+    }
+
     /// Publishes and retains a value, in memory only.
     fn say(&mut self, topic: Utf8, value: String, now: Millis) {
         let message = Arc::new(Message {

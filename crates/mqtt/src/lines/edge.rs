@@ -77,6 +77,10 @@ impl Machine for DoorsBehind {
         self.doors.written(id, now);
     }
 
+    fn metrics(&self) -> String {
+        self.doors.metrics()
+    }
+
     fn wants_input(&mut self, id: DoorId) -> bool {
         self.doors.wants_input(id)
     }

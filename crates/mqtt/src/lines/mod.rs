@@ -219,6 +219,10 @@ impl Doors {
         self.settle(now);
     }
 
+    pub(crate) fn metrics(&self) -> String {
+        self.broker.metrics()
+    }
+
     /// Messages of MQTT clients that did not arrive, since the last call. Those of consumers of the line dialect are
     /// in the topic [`DEAD_LETTERS`].
     pub fn dead_letters(&mut self) -> Vec<DeadLetter> {

@@ -143,7 +143,8 @@ impl<M: Machine> Door<M> {
     /// Makes a WebSocket of a stream of which `received` was read; gives what came behind the request.
     async fn serve_websocket(&self, stream: &mut Stream, mut received: BytesMut) -> io::Result<BytesMut> {
         let rules = self.bound.websocket.clone().unwrap_or_default();
-        upgrade::upgrade(stream, &mut received, &rules).await?;
+        let page = |path: &str| self.edge.page(path);
+        upgrade::upgrade(stream, &mut received, &rules, &page).await?;
         Ok(received)
     }
 

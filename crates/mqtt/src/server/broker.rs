@@ -288,6 +288,10 @@ impl Machine for Behind {
         self.broker.written(id, now);
     }
 
+    fn metrics(&self) -> String {
+        self.broker.metrics()
+    }
+
     fn wants_input(&mut self, id: ConnId) -> bool {
         self.broker.wants_input(id)
     }

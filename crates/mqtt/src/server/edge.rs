@@ -55,6 +55,15 @@ pub(super) struct Edge<M: Machine> {
 }
 
 impl<M: Machine> Edge<M> {
+    /// What the HTTP port has beside WebSocket.
+    pub(super) fn page(&self, path: &str) -> Option<String> {
+        match path {
+            "/metrics" => Some(self.machine.borrow().metrics()),
+            "/livez" | "/readyz" => Some("ok\n".to_owned()),
+            _ => None,
+        }
+    }
+
     pub(super) fn new(
         machine: M,
         store: Arc<dyn LogStore>,

@@ -41,6 +41,10 @@ pub(crate) trait Machine: Sized + 'static {
     fn written(&mut self, id: Self::Id, now: u64);
     /// May the socket be read now? After `false` the connection is touched when it may.
     fn wants_input(&mut self, id: Self::Id) -> bool;
+    /// Its counters, as Prometheus reads them.
+    fn metrics(&self) -> String {
+        String::new()
+    }
     /// Ends all connections gracefully.
     fn drain(&mut self, now: u64);
 }

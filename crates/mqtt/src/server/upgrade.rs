@@ -36,15 +36,38 @@ impl Refusal {
     }
 }
 
+/// What a request is answered with.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// It is a WebSocket from now on: the length of the request, and the response.
+    Switch(usize, String),
+    /// Text, and that is the end.
+    Page(String),
+}
+
 /// Answers the request; what came behind it is left in `received`. An error ends the connection: the client was told.
+///
+/// `page` has the text of other paths.
 pub(super) async fn upgrade(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     received: &mut BytesMut,
     rules: &WebSocketRules,
+    page: &dyn Fn(&str) -> Option<String>,
 ) -> io::Result<()> {
     let answer = loop {
-        match answer(received, rules) {
-            Ok(Some((length, answer))) => {
+        match answer(received, rules, page) {
+            Ok(Some(Answer::Page(text))) => {
+                let length = text.len();
+                let kind = "Content-Type: text/plain; version=0.0.4; charset=utf-8";
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\n{kind}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await?;
+                stream.write_all(text.as_bytes()).await?;
+                stream.shutdown().await?;
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a page, no WebSocket"));
+            }
+            Ok(Some(Answer::Switch(length, answer))) => {
                 let _ = received.split_to(length);
                 break answer;
             }
@@ -70,8 +93,12 @@ pub(super) async fn upgrade(
     stream.flush().await
 }
 
-/// `None`: not a whole request yet. Else its length and the answer.
-fn answer(request: &[u8], rules: &WebSocketRules) -> Result<Option<(usize, String)>, Refusal> {
+/// `None`: not a whole request yet.
+fn answer(
+    request: &[u8],
+    rules: &WebSocketRules,
+    page: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Answer>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     let length = match parsed.parse(request) {
@@ -84,8 +111,9 @@ fn answer(request: &[u8], rules: &WebSocketRules) -> Result<Option<(usize, Strin
         return Err(Refusal::Method);
     }
     let target = parsed.path.unwrap_or_default();
-    if target.split('?').next() != Some(&rules.path) {
-        return Err(Refusal::NotFound);
+    let path = target.split('?').next().unwrap_or_default();
+    if path != rules.path {
+        return page(path).map(|text| Some(Answer::Page(text))).ok_or(Refusal::NotFound);
     }
     let headers = &*parsed.headers;
     if !has_token(headers, "Upgrade", |token| token.eq_ignore_ascii_case("websocket"))
@@ -114,7 +142,7 @@ fn answer(request: &[u8], rules: &WebSocketRules) -> Result<Option<(usize, Strin
     }
     let protocol = protocol.ok_or(Refusal::BadRequest)?;
     let accept = accept_key(key);
-    Ok(Some((
+    Ok(Some(Answer::Switch(
         length,
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -155,28 +183,31 @@ fn single<'a>(headers: &'a [httparse::Header<'a>], name: &str) -> Result<Option<
 mod tests {
     use super::*;
 
-    fn request(change: impl Fn(String) -> String) -> Result<Option<(usize, String)>, Refusal> {
+    fn request(change: impl Fn(String) -> String) -> Result<Option<Answer>, Refusal> {
         let request = "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Protocol: chat, mqtt\r\nOrigin: http://a.example\r\n\r\n";
         let rules =
             WebSocketRules { origins: Some(vec!["http://A.example".into()]), ..WebSocketRules::default() };
         let request = change(request.into());
+        let page = |path: &str| (path == "/page").then(|| "text".to_owned());
         for cut in 0..request.len() {
-            if let Ok(Some(_)) = answer(&request.as_bytes()[..cut], &rules) {
+            if let Ok(Some(_)) = answer(&request.as_bytes()[..cut], &rules, &page) {
                 panic!("answered after {cut} bytes");
             }
         }
-        answer(request.as_bytes(), &rules)
+        answer(request.as_bytes(), &rules, &page)
     }
 
     #[test]
     fn the_sample_of_the_rfc_is_accepted() {
-        let (_, answer) = request(|request| request).unwrap().unwrap();
+        let Ok(Some(Answer::Switch(_, answer))) = request(|request| request) else { panic!("no switch") };
         assert!(answer.starts_with("HTTP/1.1 101 "));
         assert!(answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{answer}");
         assert!(answer.contains("Sec-WebSocket-Protocol: mqtt\r\n"));
-        let old = request(|request| request.replace("chat, mqtt", "mqttv3.1")).unwrap().unwrap().1;
+        let old = request(|request| request.replace("chat, mqtt", "mqttv3.1"));
+        let Ok(Some(Answer::Switch(_, old))) = old else { panic!("no switch") };
+        assert_eq!(request(|r| r.replacen("/mqtt", "/page?x", 1)), Ok(Some(Answer::Page("text".into()))));
         assert!(old.contains("Sec-WebSocket-Protocol: mqttv3.1\r\n"));
     }
 

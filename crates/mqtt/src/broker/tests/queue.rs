@@ -149,6 +149,41 @@ fn a_reason_code_is_a_refusal_with_backoff() {
 }
 
 #[test]
+fn subscribers_of_dead_letters_get_them_with_their_reason() {
+    let mut rig = rig(64 << 20);
+    let (reader, _) = rig.durable("reader");
+    rig.subscribe(reader, "$dead/#", Qos::AtLeastOnce);
+    let worker = rig.clean("worker");
+    rig.subscribe(worker, "$queue/work/jobs/#", Qos::AtLeastOnce);
+    publish(&mut rig, 1, 1);
+    for _ in 0..3 {
+        for conn in [worker, reader] {
+            rig.send(conn, &Packet::Pingreq);
+        }
+        rig.settle(worker);
+        rig.pass(31_000);
+        rig.pass(6_000);
+    }
+    let mut packets = rig.settle(reader);
+    packets.retain(|packet| *packet != Packet::Pingresp);
+    let [Packet::Publish(letter)] = &packets[..] else { panic!("{packets:?}") };
+    assert_eq!(letter.topic.as_str(), "$dead/jobs/a");
+    assert_eq!(&letter.payload[..], b"1");
+    let said = &letter.properties.as_ref().unwrap().user_properties;
+    let said: Vec<(&str, &str)> = said.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert!(said.contains(&("postroad-dead-reason", "deliveries exhausted")), "{said:?}");
+    assert!(
+        said.contains(&("postroad-dead-attempts", "3"))
+            && said.contains(&("postroad-dead-client", "$queue/work"))
+    );
+    // A reader that refuses its letter makes no other one.
+    let refused = Ack::with_reason(letter.packet_id.unwrap(), ReasonCode::UnspecifiedError);
+    rig.send(reader, &Packet::Puback(refused));
+    assert!(rig.settle(reader).is_empty());
+    assert_eq!(rig.dead().len(), 1);
+}
+
+#[test]
 fn a_queue_ends_when_its_last_subscriber_says_so() {
     let mut rig = rig(64 << 20);
     let (worker, _) = rig.durable("worker");
