@@ -82,7 +82,7 @@ impl Broker {
                 }
                 // [MQTT-3.3.5-2] of 3.1.1: an acknowledgement would be a lie, so the connection is closed.
                 Some(_) => self.fail_with(id, reason, Some(text), true, now),
-                None if reason == ReasonCode::NotAuthorized => {}
+                // QoS 0 has no answer.
                 None => {}
             };
         }
