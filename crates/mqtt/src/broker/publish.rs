@@ -230,8 +230,10 @@ impl Broker {
             target.qos != Qos::AtMostOnce
                 && self.state.sessions.get(target.session).is_some_and(|s| s.durable)
         });
-        let changes_retained =
-            message.retain && (!message.payload.is_empty() || self.state.retained.contains(&message.topic));
+        // What ends nothing is logged at QoS 2, too: sent again after a crash, it could end what came in between.
+        let ends_something =
+            || message.qos == Qos::ExactlyOnce || self.state.retained.contains(&message.topic);
+        let changes_retained = message.retain && (!message.payload.is_empty() || ends_something());
         let durability = if self.volatile { Durability::Memory } else { durability };
         let logged = durability == Durability::Log
             && (durable || work || changes_retained || origin.will_of.is_some() || origin.held.is_some());
