@@ -89,6 +89,8 @@ pub struct BrokerConfig {
     pub max_in_flight: u16,
     /// Bytes that wait to be written to one connection before it gets no more messages.
     pub max_output: usize,
+    /// Work queues: they stay when their consumers go.
+    pub max_queues: usize,
     /// Messages of a work queue that one consumer may have at once.
     pub queue_window: u16,
     /// When messages of work queues come again, and when they do not any more.
@@ -137,6 +139,7 @@ impl Default for BrokerConfig {
             overflow: Overflow::DropNewest,
             max_in_flight: 1024,
             max_output: 256 << 10,
+            max_queues: 10_000,
             queue_window: 16,
             queue_policy: RetryPolicy {
                 ack_wait: Duration::from_secs(30),

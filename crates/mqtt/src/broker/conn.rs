@@ -65,6 +65,8 @@ pub(super) struct Conn {
     /// Milliseconds without a packet after which it is closed; 0: never.
     pub(super) keep_alive: Millis,
     pub(super) last_seen: Millis,
+    /// When its timer goes off: it has one at most.
+    pub(super) armed: Millis,
     /// The largest packet that the client takes.
     pub(super) max_packet: u32,
     /// Topic aliases that the client takes.
@@ -100,6 +102,7 @@ impl Conn {
             held: false,
             keep_alive: 0,
             last_seen: now,
+            armed: 0,
             max_packet: u32::MAX,
             alias_max: 0,
             problem_information: true,

@@ -11,12 +11,15 @@ use crate::codec::{
 use postroad_core::mailbox::Millis;
 use std::num::{NonZeroU16, NonZeroU32};
 
+/// Topic aliases given to one client: each keeps its topic in memory.
+const MAX_ALIASES: u16 = 64;
+
 impl Broker {
     pub(super) fn greet(&mut self, id: ConnId, mut connect: Connect, now: Millis) {
         let Some(conn) = self.conn_mut(id) else { return };
         conn.version = connect.version;
         conn.max_packet = connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
-        conn.alias_max = connect.properties.topic_alias_maximum.unwrap_or(0);
+        conn.alias_max = connect.properties.topic_alias_maximum.unwrap_or(0).min(MAX_ALIASES);
         conn.problem_information = connect.properties.request_problem_information.unwrap_or(true);
         // What it says outlives the buffer it came in.
         connect.client_id = connect.client_id.to_detached();
@@ -223,6 +226,13 @@ impl Broker {
         let will = connect.will.map(|will| Box::new(will_of(will, now)));
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let present = !std::mem::take(&mut session.fresh);
+        // Its timers are for when it is away: a client that comes and goes must not leave one each time.
+        if let Some(due) = session.expires_at() {
+            self.timers.remove(&(due, Timer::SessionExpiry(session.number)));
+        }
+        if let (Some(away), Some(will)) = (session.away, &session.will) {
+            self.timers.remove(&(away + u64::from(will.delay) * 1000, Timer::WillDelay(session.number)));
+        }
         session.conn = Some(id);
         session.who = who.clone();
         session.owner = who.name().map(Into::into);
@@ -251,7 +261,7 @@ impl Broker {
         conn.keep_alive = u64::from(keep_alive) * 1500;
         if keep_alive > 0 {
             let due = now + conn.keep_alive;
-            self.timers.insert((due, Timer::KeepAlive(id)));
+            self.arm(id, due);
         }
         self.counters.connects += 1;
         let mut connack = Connack::accepted(present);

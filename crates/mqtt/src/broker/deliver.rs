@@ -169,6 +169,9 @@ impl Broker {
             }
             let message = entry.message.clone().or_else(|| read.get(&entry.seq).cloned());
             let Some(message) = message else {
+                if entry.logged {
+                    tracing::error!(%client, seq = entry.seq, "a message is not in the log any more");
+                }
                 unsendable.push((taken.seq, None));
                 continue;
             };

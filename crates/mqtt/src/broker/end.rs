@@ -158,7 +158,7 @@ impl Broker {
             Stage::Open { .. } => {
                 let due = conn.last_seen + conn.keep_alive;
                 if due > now {
-                    self.timers.insert((due, Timer::KeepAlive(id)));
+                    self.arm(id, due);
                 } else {
                     self.fail_with(id, ReasonCode::KeepAliveTimeout, None, true, now);
                 }

@@ -262,7 +262,7 @@ impl Broker {
         self.next_generation = self.next_generation.wrapping_add(1);
         entry.insert(Conn::new(id, listener, peer, now));
         let limit = u64::try_from(listener.connect_timeout.as_millis()).unwrap_or(u64::MAX / 2);
-        self.timers.insert((now + limit, Timer::KeepAlive(id)));
+        self.arm(id, now + limit);
         Ok(id)
     }
 
@@ -483,6 +483,14 @@ impl Broker {
         self.conns.get(id.index as usize).filter(|conn| conn.id == id)
     }
 
+    /// Sets the one timer of a connection.
+    fn arm(&mut self, id: ConnId, due: Millis) {
+        let Some(conn) = self.conn_mut(id) else { return };
+        let before = std::mem::replace(&mut conn.armed, due);
+        self.timers.remove(&(before, Timer::KeepAlive(id)));
+        self.timers.insert((due, Timer::KeepAlive(id)));
+    }
+
     /// The session of a connection that was accepted.
     fn session_of(&self, id: ConnId) -> Option<usize> {
         self.conn(id).and_then(Conn::session)
@@ -652,6 +660,7 @@ impl Broker {
         if self.conn(id).is_some() {
             let mut conn = self.conns.remove(id.index as usize);
             conn.out.clear();
+            self.timers.remove(&(conn.armed, Timer::KeepAlive(id)));
         }
     }
 }

@@ -76,6 +76,12 @@ impl Broker {
         if let Permit::No(reason) = self.access.may_subscribe(who, &session.client, filter) {
             return Some(reason);
         }
+        if let Some((name, filter)) = super::queue::parse(filter)
+            && self.state.queues.len() >= self.config.max_queues
+            && !self.state.queue_names.contains_key(&(Box::from(name), Box::from(filter)))
+        {
+            return Some(ReasonCode::QuotaExceeded);
+        }
         let limit = self.access.limits(who).max_subscriptions.map_or(usize::MAX, |max| max as usize);
         let limit = limit.min(self.config.max_subscriptions);
         if session.subscriptions.len() >= limit && !session.subscriptions.contains_key(filter) {
@@ -89,6 +95,7 @@ impl Broker {
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         if !session.durable || options.qos == Qos::AtMostOnce {
             // They are gone with the connection anyway.
+            session.replays.retain(|replay| replay.filter != *filter);
             session.replays.push_back(Replay { filter: filter.clone(), options, after: None });
             return;
         }

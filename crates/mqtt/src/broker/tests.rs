@@ -2,6 +2,7 @@
 
 mod exchange;
 mod inspect;
+mod limits;
 mod queue;
 mod recovery;
 mod retained;
