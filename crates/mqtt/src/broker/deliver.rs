@@ -303,6 +303,9 @@ impl Broker {
             entry = Entry::new(entry.seq, Some(message), options.qos.min(entry.qos), entry.retain, entry.ids);
             entry.shared = true;
             entry.logged = session.durable && entry.seq != 0;
+            if entry.logged {
+                entry.seq = self.moving.place(entry.seq);
+            }
             let (logged, seq, qos, retain, ids) =
                 (entry.logged, entry.seq, entry.qos, entry.retain, entry.ids.clone());
             let to_number = session.queue().push(entry);

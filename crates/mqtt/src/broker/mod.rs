@@ -63,7 +63,7 @@ use session::Target;
 use slab::Slab;
 use smallvec::SmallVec;
 use state::{Fold, State};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A connection of a [`Broker`].
@@ -169,8 +169,7 @@ pub struct Broker {
     timers: BTreeSet<(Millis, Timer)>,
     touched: Vec<ConnId>,
     // Old messages that were written again: their numbers, and those of the copies, until these are committed.
-    moving: HashMap<u64, u64>,
-    moving_retained: Vec<(Utf8, u64, u64)>,
+    moving: snapshot::Moving,
     // Connections that are not read for a while.
     held: Vec<ConnId>,
     dead: Vec<DeadLetter>,
@@ -225,8 +224,7 @@ impl Broker {
             waiting: VecDeque::new(),
             timers: BTreeSet::new(),
             touched: Vec::new(),
-            moving: HashMap::new(),
-            moving_retained: Vec::new(),
+            moving: snapshot::Moving::default(),
             held: Vec::new(),
             dead: Vec::new(),
             announced: 0,

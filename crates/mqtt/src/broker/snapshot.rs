@@ -7,14 +7,30 @@ use super::message::Origin;
 use super::outgoing::{Entry, Phase};
 use super::session::Session;
 use super::{Broker, state::State};
-use crate::codec::Qos;
+use crate::codec::Utf8;
 use postroad_core::mailbox::Millis;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// Segments that may be kept for messages in them.
 const KEPT_SEGMENTS: usize = 4;
 /// Messages written again at once.
 const MOVED_AT_ONCE: usize = 20_000;
+
+/// Messages that are written again, until their copies are committed.
+#[derive(Debug, Default)]
+pub(super) struct Moving {
+    copies: HashMap<u64, u64>,
+    // Topic, original, copy.
+    retained: Vec<(Utf8, u64, u64)>,
+}
+
+impl Moving {
+    /// Where a record that is written from now on finds a message: the snapshot under way lets the segment of the
+    /// original go, and does not know of such a record.
+    pub(super) fn place(&self, seq: u64) -> u64 {
+        self.copies.get(&seq).copied().unwrap_or(seq)
+    }
+}
 
 impl Broker {
     /// Before records: begins a new segment if the last one is full, or if there is none.
@@ -27,8 +43,7 @@ impl Broker {
         let state = &self.state;
         // Not what is needed when the snapshot is committed: what became needless since may not be in the log yet.
         let moving = &self.moving;
-        let place = |seq: u64| moving.get(&seq).copied().unwrap_or(seq);
-        let oldest = oldest_needed(state, &place).unwrap_or(u64::MAX);
+        let oldest = oldest_needed(state, moving).unwrap_or(u64::MAX);
         self.book.snapshot(now, oldest, |pen, log| {
             pen.begin(log, state.next_number());
             for (_, queue) in &state.queues {
@@ -37,7 +52,7 @@ impl Broker {
                     pen.queue_tried(log, queue.number, number, failures);
                 }
                 for (number, seq) in queue.open() {
-                    pen.queue_given(log, queue.number, number, place(seq));
+                    pen.queue_given(log, queue.number, number, moving.place(seq));
                 }
                 pen.queue_skip(log, queue.number, queue.next());
             }
@@ -62,7 +77,7 @@ impl Broker {
                 }
                 if let Some(queue) = session.outgoing() {
                     for (at, entry) in queue.iter().filter(|(_, entry)| entry.logged) {
-                        let seq = if may_move(session) { place(entry.seq) } else { entry.seq };
+                        let seq = if may_move(session) { moving.place(entry.seq) } else { entry.seq };
                         pen.given(log, number, at, seq, entry.qos, entry.retain, &entry.ids);
                         if entry.phase == Phase::Released {
                             pen.received(log, number, at, at);
@@ -84,7 +99,7 @@ impl Broker {
     /// oldest ones are written again, so that one session that stays away does not fill the disk with the messages of
     /// others.
     fn move_forward(&mut self, now: Millis) {
-        if !self.moving.is_empty() {
+        if !self.moving.copies.is_empty() {
             // The last ones are not committed yet.
             return;
         }
@@ -121,9 +136,9 @@ impl Broker {
                 message.retain = self.state.retained.is_at(&message.topic, seq);
                 let origin = Origin { copy_of: Some(seq), ..Origin::default() };
                 let (copy, _) = self.book.publish(now, &message, &origin, |_, _| {});
-                self.moving.insert(seq, copy);
+                self.moving.copies.insert(seq, copy);
                 if message.retain {
-                    self.moving_retained.push((message.topic, seq, copy));
+                    self.moving.retained.push((message.topic, seq, copy));
                 }
             }
         }
@@ -132,19 +147,19 @@ impl Broker {
     /// The copies are committed, and can be read.
     fn moved(&mut self) {
         let moved = std::mem::take(&mut self.moving);
-        if moved.is_empty() {
+        if moved.copies.is_empty() {
             return;
         }
-        for (topic, from, to) in std::mem::take(&mut self.moving_retained) {
+        for (topic, from, to) in moved.retained {
             self.state.retained.moved(&topic, from, to);
         }
         for (_, session) in self.state.sessions.iter_mut().filter(|(_, session)| may_move(session)) {
             if let Some(queue) = session.outgoing_mut() {
-                queue.moved(&moved);
+                queue.moved(&moved.copies);
             }
         }
         for (_, queue) in &mut self.state.queues {
-            queue.moved(&moved);
+            queue.moved(&moved.copies);
         }
     }
 
@@ -164,17 +179,24 @@ impl Broker {
 
 /// True if the log must keep the message. Once the client has it, only the handshake is left.
 fn needs_log(entry: &Entry) -> bool {
-    entry.seq != 0 && entry.phase != Phase::Released && (entry.logged || entry.qos == Qos::AtMostOnce)
+    entry.seq != 0 && entry.phase != Phase::Released && (entry.logged || entry.message.is_none())
 }
 
 /// The oldest message that some session or topic needs.
-fn oldest_needed(state: &State, place: &dyn Fn(u64) -> u64) -> Option<u64> {
+fn oldest_needed(state: &State, moving: &Moving) -> Option<u64> {
     let queued = state.sessions.iter().filter_map(|(_, session)| {
         let needed = session.outgoing()?.iter().filter(|(_, entry)| needs_log(entry));
-        needed.map(|(_, entry)| if may_move(session) { place(entry.seq) } else { entry.seq }).min()
+        needed.map(|(_, entry)| if may_move(session) { moving.place(entry.seq) } else { entry.seq }).min()
     });
-    let retained = state.retained.iter().map(|(_, kept)| kept.seq).filter(|seq| *seq != 0).map(place).min();
-    let work = state.queues.iter().flat_map(|(_, queue)| queue.open()).map(|(_, seq)| place(seq)).min();
+    let retained = state
+        .retained
+        .iter()
+        .map(|(_, kept)| kept.seq)
+        .filter(|seq| *seq != 0)
+        .map(|seq| moving.place(seq))
+        .min();
+    let work =
+        state.queues.iter().flat_map(|(_, queue)| queue.open()).map(|(_, seq)| moving.place(seq)).min();
     queued.min().into_iter().chain(retained).chain(work).min()
 }
 

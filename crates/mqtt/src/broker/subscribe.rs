@@ -147,7 +147,10 @@ impl Broker {
             let qos = qos.min(options.qos);
             let mut entry = Entry::new(seq, message, qos, true, ids.clone());
             entry.logged = durable && seq != 0 && qos != Qos::AtMostOnce;
-            let logged = entry.logged;
+            if entry.logged {
+                entry.seq = self.moving.place(seq);
+            }
+            let (logged, seq) = (entry.logged, entry.seq);
             let at = session.queue().push(entry);
             if logged {
                 session.logged_next = at + 1;
