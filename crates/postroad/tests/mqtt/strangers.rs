@@ -2,6 +2,8 @@
 //! publishes and subscribes at each QoS, with retained messages, wills and shared subscriptions, and comes back to its
 //! session after a kill. What a machine lacks is got once, into the target directory.
 
+mod rumqttc;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,12 +12,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use postroad_testbed::{debian, places};
-use rumqttc::{Event, Incoming, MqttOptions, Outgoing, QoS};
 
 use crate::broker::Broker;
-use crate::client::Connect;
 use crate::support::{PATIENCE, limited, missing, need, turn};
-use crate::wire::Version;
 
 const PUB: debian::Tool =
     debian::Tool { name: "mosquitto_pub", file: "mosquitto_pub", package: "mosquitto-clients" };
@@ -24,6 +23,10 @@ const SUB: debian::Tool =
 
 const PAHO: &str = "paho-mqtt==2.1.0";
 const MQTT_JS: &str = "mqtt@5.14.1";
+
+fn qos_levels() -> std::ops::RangeInclusive<u8> {
+    0..=2
+}
 
 /// Each version's steps, by the names that the scripts give them.
 const STEPS: [&str; 5] = ["qos", "retained", "will", "shared", "resume"];
@@ -197,8 +200,8 @@ fn mosquitto_clients() {
         let publish = |broker: &Broker, arguments: &[&str]| {
             quietly(&mut mosquitto(&PUB, broker, version, arguments)).expect("mosquitto_pub");
         };
-        for qos in ["0", "1", "2"] {
-            let topic = format!("mosq/{version}/{qos}");
+        for level in qos_levels() {
+            let (topic, qos) = (format!("mosq/{version}/{level}"), &*level.to_string());
             // It says on which topic it subscribed only in its log; a retained message says that it is there.
             publish(&broker, &["-t", &topic, "-m", "ready", "-q", qos, "-r"]);
             let watch = ["-t", &topic, "-q", qos, "-C", "3", "-F", "%q %r %p"];
@@ -225,6 +228,7 @@ fn mosquitto_clients() {
         let wanted: Vec<String> = (0..20).map(|number| number.to_string()).collect();
         assert_eq!(printed(&mut mosquitto(&SUB, &broker, version, &all)), wanted, "{version}");
         will_of_mosquitto_sub(&broker, version);
+        shared_by_two_mosquitto_subs(&broker, version);
     }
 }
 
@@ -254,82 +258,37 @@ fn will_of_mosquitto_sub(broker: &Broker, version: &str) {
     assert_eq!(watcher.message().text(), "gone");
 }
 
-fn qos(level: u8) -> QoS {
-    rumqttc::qos(level).expect("0, 1 or 2")
-}
-
-/// rumqttc: a durable subscriber and a publisher, each driven until what is wanted happened.
-#[test]
-fn rumqttc_v3() {
-    let _turn = turn();
-    let mut broker = Broker::start();
-    let options = |id: &str| {
-        let mut options = MqttOptions::new(id, "127.0.0.1", broker.port());
-        options.set_clean_session(false).set_keep_alive(Duration::from_secs(30)).set_inflight(50);
-        options
-    };
-    let (sub_options, pub_options) = (options("rumqttc-sub"), options("rumqttc-pub"));
-    let (subscriber, mut events) = rumqttc::Client::new(sub_options.clone(), 100);
-    for level in 0..=2 {
-        subscriber.subscribe(format!("rumqttc/{level}"), qos(level)).expect("queued");
-    }
-    until(&mut events, 3, |event| matches!(event, Event::Incoming(Incoming::SubAck(_))));
-    let (publisher, mut sent) = rumqttc::Client::new(pub_options, 1000);
-    for number in 0..150_u32 {
-        let level = (number % 3) as u8;
-        publisher.publish(format!("rumqttc/{level}"), qos(level), false, number.to_string()).expect("queued");
-    }
-    until(&mut sent, 100, |event| {
-        matches!(event, Event::Incoming(Incoming::PubAck(_) | Incoming::PubComp(_)))
+fn shared_by_two_mosquitto_subs(broker: &Broker, version: &str) {
+    let (filter, topic) = (format!("$share/g/mosq/{version}/shared"), format!("mosq/{version}/shared"));
+    // A topic of its own says that a member is there.
+    let members = ["1", "2"].map(|name| {
+        let ready = format!("mosq/{version}/ready/{name}");
+        quietly(&mut mosquitto(&PUB, broker, version, &["-t", &ready, "-m", "ready", "-q", "1", "-r"]))
+            .expect("mosquitto_pub");
+        let member = Program::start(&mut mosquitto(&SUB, broker, version, &["-q", "2", "-t", &filter, "-t", &ready]));
+        assert_eq!(member.line().as_deref(), Some("ready"));
+        member
     });
-    let mut got = Vec::new();
-    // All exchanges are finished: its state does not outlive it.
-    until(&mut events, 150 + 50, |event| match event {
-        Event::Incoming(Incoming::Publish(message)) => {
-            got.push(String::from_utf8_lossy(&message.payload).parse::<u32>().expect("a number"));
-            true
-        }
-        Event::Outgoing(Outgoing::PubComp(_)) => true,
-        _ => false,
-    });
-    got.sort_unstable();
-    assert_eq!(got, (0..150).collect::<Vec<_>>());
-    subscriber.disconnect().expect("queued");
-    until(&mut events, 1, |event| matches!(event, Event::Outgoing(Outgoing::Disconnect)));
-    drop((subscriber, events));
-
-    for number in 0..50 {
-        publisher.publish("rumqttc/2", qos(2), false, number.to_string()).expect("queued");
+    for number in 0..20 {
+        let text = number.to_string();
+        quietly(&mut mosquitto(&PUB, broker, version, &["-t", &topic, "-m", &text, "-q", "2"]))
+            .expect("mosquitto_pub");
     }
-    until(&mut sent, 50, |event| matches!(event, Event::Incoming(Incoming::PubComp(_))));
-    broker.bounce9();
-    let (_subscriber, mut events) = rumqttc::Client::new(sub_options, 100);
-    let mut got = Vec::new();
-    let mut present = false;
-    until(&mut events, 50, |event| match event {
-        Event::Incoming(Incoming::ConnAck(connack)) => {
-            present = connack.session_present;
-            false
+    let mut got: Vec<Vec<u32>> = vec![Vec::new(), Vec::new()];
+    let late = std::time::Instant::now() + PATIENCE;
+    while got.iter().map(Vec::len).sum::<usize>() < 20 {
+        assert!(std::time::Instant::now() < late, "{got:?}");
+        for (member, got) in members.iter().zip(&mut got) {
+            if let Ok(line) = member.lines.recv_timeout(Duration::from_millis(50)) {
+                got.push(line.parse().expect("a number"));
+            }
         }
-        Event::Incoming(Incoming::Publish(message)) => {
-            got.push(String::from_utf8_lossy(&message.payload).into_owned());
-            true
-        }
-        _ => false,
-    });
-    assert!(present, "the session was kept");
-    assert_eq!(got, (0..50).map(|number| number.to_string()).collect::<Vec<_>>());
-    // Its session is seen by other clients, too.
-    assert!(Connect::durable(Version::V3, "rumqttc-pub").open(broker.port()).present);
-}
-
-/// Lets a client work until `count` events were what is wanted; its errors fail the test.
-fn until(events: &mut rumqttc::Connection, count: usize, mut wanted: impl FnMut(&Event) -> bool) {
-    let mut seen = 0;
-    while seen < count {
-        match events.recv_timeout(PATIENCE) {
-            Ok(Ok(event)) => seen += usize::from(wanted(&event)),
-            other => panic!("{seen} of {count}, then {other:?}"),
-        }
+    }
+    assert!(got.iter().all(|got| !got.is_empty()), "both members get some: {got:?}");
+    let mut all = got.concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..20).collect::<Vec<_>>());
+    for member in &members {
+        assert!(member.lines.recv_timeout(Duration::from_millis(200)).is_err(), "nothing comes twice");
     }
 }
