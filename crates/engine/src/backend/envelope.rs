@@ -30,6 +30,17 @@ pub fn encode(envelope: &Envelope) -> Bytes {
     if is_plain(envelope) { envelope.payload.clone() } else { wrap(envelope).into() }
 }
 
+/// The event of an envelope as an object that says what it is, also where its payload would do.
+pub fn encode_wrapped(envelope: &Envelope) -> Bytes {
+    wrap(envelope).into()
+}
+
+/// The envelope of such an object; `None` for every other event.
+pub fn decode_wrapped(subject: &Subject, json: &Bytes) -> Option<Envelope> {
+    let marked = json.first() == Some(&b'{') && TopLevel::read(json).is_some_and(|top| top.marked);
+    if marked { unwrap(subject, json) } else { None }
+}
+
 /// Would the payload, read alone, give this envelope back?
 fn is_plain(e: &Envelope) -> bool {
     let bare = e.headers.is_empty()

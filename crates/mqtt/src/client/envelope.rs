@@ -35,7 +35,7 @@ fn no(kind: ErrorKind, text: impl Into<String>) -> Error {
     Error::new(kind, NAME, text.into())
 }
 
-/// Servers refuse more than U+0000, and may [MQTT-1.5.4]: control characters and noncharacters.
+/// Servers refuse more than U+0000, and may (section 1.5.4): control characters and noncharacters.
 fn is_plain(text: &str) -> bool {
     !text
         .chars()
@@ -141,6 +141,24 @@ pub(super) fn id(publish: &Publish) -> Option<MessageId> {
     // It stands first: headers of that name come later, and only behind their type.
     let (_, value) = user.iter().find(|(name, _)| name.as_str() == ID)?;
     MessageId::text(value.as_str()).ok()
+}
+
+/// Whether an [encoded](encode) message has nothing but id, time and payload.
+pub(super) fn is_bare(publish: &Publish) -> bool {
+    publish.properties.as_deref().is_none_or(|properties| {
+        properties.content_type.is_none()
+            && properties.response_topic.is_none()
+            && properties.correlation_data.is_none()
+            && properties.user_properties.iter().all(|(name, _)| [ID, TIME].contains(&name.as_str()))
+    })
+}
+
+/// The protocol counts an expiry from the moment of sending.
+pub(super) fn set_expiry(publish: &mut Publish, expires: Option<Timestamp>, now: Timestamp) {
+    if let (Some(expires), Some(properties)) = (expires, &mut publish.properties) {
+        let seconds = expires.since(now).as_millis().div_ceil(1000);
+        properties.message_expiry_interval = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+    }
 }
 
 /// Gives a message of another publisher an id that it keeps.

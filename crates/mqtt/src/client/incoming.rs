@@ -17,7 +17,7 @@ use postroad_core::{Envelope, Error, ErrorKind, Filter, Outcome, SettledResolver
 
 use super::log::{Log, Mark, NoLog, Record};
 use super::places::Place;
-use super::{NAME, Planted, envelope, lost};
+use super::{MqttOptions, NAME, Planted, envelope, lost, wrapping};
 use crate::codec::{Ack, Packet, PacketId, PacketType, Publish, Qos, ReasonCode, Version};
 
 mod recovery;
@@ -77,6 +77,10 @@ pub(super) struct Given {
 pub(super) struct Incoming {
     pub(super) log: Box<dyn Log>,
     planted: Planted,
+    /// Of [`MqttOptions::plain`].
+    plain: bool,
+    /// The version of the connection.
+    version: Version,
     /// Whether a message is this side's as soon as it is here; else the server keeps it until it is settled.
     owns: bool,
     filter: Filter,
@@ -119,13 +123,15 @@ impl Incoming {
         named: bool,
         policy: RetryPolicy,
         window: Window,
-        planted: Planted,
+        options: &MqttOptions,
     ) -> Self {
         let mut incoming = Self {
             // A session without a name ends with its connection: the server would keep a message for nothing.
             owns: log.is_durable() || !named,
             log,
-            planted,
+            planted: options.planted,
+            plain: options.plain,
+            version: Version::V5,
             filter,
             mailbox: Mailbox::new(policy, 0),
             held: BTreeMap::new(),
@@ -165,8 +171,9 @@ impl Incoming {
     }
 
     /// The server has accepted a connection.
-    pub(super) fn connected(&mut self, session_present: bool) {
+    pub(super) fn connected(&mut self, version: Version, session_present: bool) {
         self.connected = true;
+        self.version = version;
         if !session_present && !self.ids.is_empty() {
             self.log.append(&Record::Fresh);
             self.ids.clear();
@@ -244,8 +251,13 @@ impl Incoming {
                 return Ok(());
             }
         };
-        // MQTT's `#` also stands for no level at all.
-        let wanted = self.filter.matches(subject.as_str());
+        // MQTT's `#` also stands for no level at all. Retained messages are not asked for, but a server of 3.1.1 sends
+        // them with every SUBSCRIBE: only those have RETAIN [MQTT-3.3.1-8] [MQTT-3.3.1-9].
+        let retained = publish.retain && !self.version.is_v5();
+        let wanted = self.filter.matches(subject.as_str()) && !retained;
+        if !self.plain {
+            wrapping::unwrap(&mut publish, &subject, now);
+        }
         envelope::set_id(&mut publish);
         if self.owns {
             self.store(subject, publish, wanted, now);
@@ -356,7 +368,7 @@ impl Incoming {
                 Step::Offer(number) => self.mailbox.offer(number, number, 0),
                 Step::Send(kind, ack) if self.connected => {
                     // An id and a reason that the packet may have: it is encoded.
-                    let _ = ack.encode(kind, Version::V5, &mut self.out);
+                    let _ = ack.encode(kind, self.version, &mut self.out);
                 }
                 Step::Send(..) => {}
                 Step::Answer(answer) => answer.resolve(Ok(())),
@@ -369,7 +381,7 @@ impl Incoming {
             }
             if self.connected {
                 // An id and a reason that the packet may have: it is encoded.
-                let _ = ack.encode(*kind, Version::V5, &mut self.out);
+                let _ = ack.encode(*kind, self.version, &mut self.out);
             }
             self.receipts.pop_front();
         }
@@ -502,10 +514,10 @@ impl Incoming {
             let Some(owed) = self.owed.pop_front() else { return };
             let ack = Ack::new(owed.id);
             if owed.qos == Qos::ExactlyOnce {
-                let _ = ack.encode(PacketType::Pubrec, Version::V5, &mut self.out);
+                let _ = ack.encode(PacketType::Pubrec, self.version, &mut self.out);
                 self.ids.insert(owed.id, Id::Acked(owed.answers));
             } else {
-                let _ = ack.encode(PacketType::Puback, Version::V5, &mut self.out);
+                let _ = ack.encode(PacketType::Puback, self.version, &mut self.out);
                 self.unproven.extend(owed.answers);
             }
         }

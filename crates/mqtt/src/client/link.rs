@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::connection::Connection;
 use super::{NAME, lost, refusal};
-use crate::codec::{Disconnect, Packet, ReasonCode, Utf8, Version};
+use crate::codec::{Disconnect, Packet, ReasonCode, Utf8};
 
 /// How long a close waits for answers.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -161,7 +161,7 @@ impl<M: Machine> Link<M> {
 
     /// Drives the connection to its end; says why it ended.
     pub(super) async fn drive(&self, connection: Connection) -> Error {
-        let Connection { stream, mut decoder, mut buffer, keep_alive, .. } = connection;
+        let Connection { version, stream, mut decoder, mut buffer, keep_alive, .. } = connection;
         let (mut read, mut write) = tokio::io::split(stream);
         let mut writing = BytesMut::new();
         let (mut heard, mut sent) = (Instant::now(), Instant::now());
@@ -180,7 +180,7 @@ impl<M: Machine> Link<M> {
                 && ((turn.idle && writing.is_empty()) || now >= deadline)
             {
                 let mut bytes = BytesMut::new();
-                let _ = Disconnect::new(ReasonCode::Success).encode(Version::V5, &mut bytes);
+                let _ = Disconnect::new(ReasonCode::Success).encode(version, &mut bytes);
                 let goodbye = async {
                     write.write_all(&bytes).await?;
                     write.shutdown().await
@@ -199,7 +199,7 @@ impl<M: Machine> Link<M> {
                     if turn.proof || now >= due {
                         // What it proves must stand before it.
                         self.lock().machine.ping_sent();
-                        let _ = Packet::Pingreq.encode(Version::V5, &mut writing);
+                        let _ = Packet::Pingreq.encode(version, &mut writing);
                         ping = Some(now);
                         now + keep_alive
                     } else {

@@ -1,4 +1,4 @@
-//! An MQTT 5 server as a [`Backend`]: `mqtt://[USER:PASSWORD@]HOST[:PORT][?OPTION=VALUE&…]`, or `mqtts:`.
+//! An MQTT server of 5.0 or 3.1.1 as a [`Backend`]: `mqtt://[USER:PASSWORD@]HOST[:PORT][?OPTION=VALUE&…]`, or `mqtts:`.
 //!
 //! [`MqttOptions`] lists the options. Publishes and subscriptions are QoS 2 unless `qos` says less.
 //!
@@ -21,6 +21,18 @@
 //! **With `inbox=DIR`** a message and its id are on the disk before PUBREC, the end of the exchange before PUBCOMP, and a verdict
 //! before it is answered. What is not settled comes again after a restart, and nothing that was. Names only: a
 //! subscription without one keeps nothing.
+//!
+//! **Versions.** 5.0 is spoken, and 3.1.1 to a server that does not take it, or with `version=3.1.1`. There a message has no
+//! properties, so the payload is the envelope as a JSON object, as in the `jsonlog:` backend
+//! ([`Capabilities::headers`] is `Emulated`); what comes and is no such object is taken as it is. `payload=plain` is for
+//! devices that expect payloads alone: ids and times are not sent then, and headers and the other fields are
+//! [`Unsupported`](ErrorKind::Unsupported). A server of 3.1.1 can neither say that it refuses a message (it
+//! closes the connection, or confirms and drops it) nor how many it takes at once (20 are under way), and how long it keeps a
+//! session is its own affair. Retained messages, which it sends with every SUBSCRIBE, are left out here.
+//!
+//! **A server without QoS 2** is [`Unsupported`](ErrorKind::Unsupported) unless `qos=1`: in 5.0 CONNACK says it, in 3.1.1
+//! SUBACK, or a PUBACK to a publish of QoS 2, whose receipt is [`Unknown`](postroad_core::Receipt) then: the server has the message. An outbox
+//! stops there, and keeps what it has. At QoS 1 boxes keep messages over a kill, but they may come again.
 //!
 //! One directory belongs to one process. In both cases a subscription ends with its connection, and whoever wants to
 //! go on asks the backend for a new one.
@@ -58,6 +70,7 @@ mod store;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod wrapping;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -67,8 +80,8 @@ use postroad_core::{
     Result, StartAt, SubscribeOptions, Subscription, Support,
 };
 
-use crate::codec::{Qos, ReasonCode};
-use connection::{Session, connect};
+use crate::codec::{Qos, ReasonCode, Version};
+use connection::{Session, Target, connect};
 use link::{CLOSE_TIMEOUT, Wake};
 use log::{Log, Record};
 use places::Place;
@@ -83,7 +96,7 @@ const NAME: &str = "mqtt";
 
 /// An MQTT server somewhere else.
 pub struct Mqtt {
-    options: Arc<MqttOptions>,
+    target: Arc<Target>,
     capabilities: Arc<Capabilities>,
     outbox: Option<Arc<Open>>,
     inbox: Option<Arc<Store>>,
@@ -99,7 +112,7 @@ struct Handles {
 
 impl std::fmt::Debug for Mqtt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mqtt").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Mqtt").field("target", &self.target).finish_non_exhaustive()
     }
 }
 
@@ -123,22 +136,23 @@ impl Mqtt {
     /// [`Busy`](ErrorKind::Busy) when another process has the outbox or the inbox.
     pub async fn connect(options: MqttOptions) -> Result<Self> {
         options.check()?;
-        let options = Arc::new(options);
+        let target = Arc::new(Target::new(Arc::new(options)));
+        let options = &target.options;
         let inbox = match &options.inbox {
             Some(directory) => Some(open_store(directory.clone()).await?),
             None => None,
         };
         let mut maximum_packet_size = u32::MAX;
         let outbox = match &options.outbox {
-            Some(directory) => Some(Arc::new(Open(open_outbox(&options, directory).await?))),
+            Some(directory) => Some(Arc::new(Open(open_outbox(&target, directory).await?))),
             None => {
-                maximum_packet_size = probe(&options).await?;
+                maximum_packet_size = probe(&target).await?;
                 None
             }
         };
-        let capabilities = Arc::new(capabilities(&options, maximum_packet_size));
+        let capabilities = Arc::new(capabilities(options, target.version(), maximum_packet_size));
         let open = Mutex::new(Some(Handles::default()));
-        Ok(Self { options, capabilities, outbox, inbox, open })
+        Ok(Self { target, capabilities, outbox, inbox, open })
     }
 
     /// Whether it is open, and what was made from it.
@@ -151,11 +165,11 @@ impl Mqtt {
     }
 
     fn client_id(&self, filter: &Filter, name: &str) -> String {
-        format!("{}-{name}-{:016x}", self.options.prefix(), fnv(filter.as_str().as_bytes()))
+        format!("{}-{name}-{:016x}", self.target.options.prefix(), fnv(filter.as_str().as_bytes()))
     }
 
     fn server(&self) -> String {
-        format!("{}:{}", self.options.host, self.options.port)
+        format!("{}:{}", self.target.options.host, self.target.options.port)
     }
 
     async fn receive(&self, wanted: SubscribeOptions) -> Result<Box<dyn Subscription>> {
@@ -168,7 +182,10 @@ impl Mqtt {
                 let place = Place::take(&self.server(), &id)?;
                 (id, Some(place))
             }
-            None => (format!("{}-{}", self.options.prefix(), postroad_core::MessageId::generate()), None),
+            None => {
+                let id = format!("{}-{}", self.target.options.prefix(), postroad_core::MessageId::generate());
+                (id, None)
+            }
         };
         let log = match &self.inbox {
             Some(store) if wanted.name.is_some() => {
@@ -176,7 +193,7 @@ impl Mqtt {
             }
             _ => None,
         };
-        let link = subscription::open(&self.options, &wanted, &client_id, log, wake).await?;
+        let link = subscription::open(&self.target, &wanted, &client_id, log, wake).await?;
         link.lock().machine.place = place;
         let subscription = MqttSubscription::new(Arc::clone(&link), Arc::clone(&self.capabilities));
         let mut open = self.handles();
@@ -191,7 +208,7 @@ impl Mqtt {
         self.check_open()?;
         let open = match &self.outbox {
             Some(open) => Arc::clone(open),
-            None => Arc::new(Open(publisher::open(&self.options).await?)),
+            None => Arc::new(Open(publisher::open(&self.target).await?)),
         };
         let mut handles = self.handles();
         // It may have been closed while this waited.
@@ -199,22 +216,29 @@ impl Mqtt {
         all.senders.retain(|link| link.strong_count() > 0);
         all.senders.push(Arc::downgrade(&open.0));
         let capabilities = Arc::clone(&self.capabilities);
-        Ok(Arc::new(MqttPublisher { open, qos: self.options.qos, capabilities }))
+        Ok(Arc::new(MqttPublisher { open, qos: self.target.options.qos, capabilities }))
+    }
+
+    /// Connects and says goodbye: whether there was a session, and the version.
+    async fn visit(&self, session: Session<'_>) -> Result<(bool, Version)> {
+        let mut connection = connect(&self.target, session).await?;
+        let mut goodbye = bytes::BytesMut::new();
+        let disconnect = crate::codec::Disconnect::new(ReasonCode::Success);
+        let _ = disconnect.encode(connection.version, &mut goodbye);
+        connection.write(goodbye).await?;
+        Ok((connection.connack.session_present, connection.version))
     }
 
     async fn forget_name(&self, filter: Filter, name: Arc<str>) -> Result<()> {
         self.check_open()?;
         let client_id = self.client_id(&filter, &name);
         let _place = Place::take(&self.server(), &client_id)?;
-        // A session that expires with its connection.
+        // A session that expires with its connection. Only 5.0 has that: before, this may have made one.
         let session = Session { client_id: &client_id, clean_start: false, expiry: 0 };
-        let mut connection = connect(&self.options, session).await?;
-        let there = connection.connack.session_present;
-        let mut goodbye = bytes::BytesMut::new();
-        let disconnect = crate::codec::Disconnect::new(ReasonCode::Success);
-        let _ = disconnect.encode(crate::codec::Version::V5, &mut goodbye);
-        connection.write(goodbye).await?;
-        drop(connection);
+        let (there, version) = self.visit(session).await?;
+        if !version.is_v5() {
+            self.visit(Session { clean_start: true, ..session }).await?;
+        }
         let stored = match &self.inbox {
             Some(store) => {
                 let (store, id) = (Arc::clone(store), client_id.clone());
@@ -230,16 +254,10 @@ impl Mqtt {
 }
 
 /// The largest packet of the server.
-async fn probe(options: &MqttOptions) -> Result<u32> {
-    let id = format!("{}-{}", options.prefix(), postroad_core::MessageId::generate());
+async fn probe(target: &Target) -> Result<u32> {
+    let id = format!("{}-{}", target.options.prefix(), postroad_core::MessageId::generate());
     let session = Session { client_id: &id, clean_start: true, expiry: 0 };
-    let connection = connect(options, session).await?;
-    if connection.maximum_qos() < options.qos {
-        let text =
-            format!("the server has QoS {} at most: ask for it with qos=", connection.maximum_qos() as u8);
-        return Err(Error::new(ErrorKind::Unsupported, NAME, text));
-    }
-    Ok(connection.terms().maximum_packet_size)
+    Ok(connect(target, session).await?.terms().maximum_packet_size)
 }
 
 /// Files are opened where that may take its time.
@@ -260,11 +278,11 @@ async fn open_log(store: Arc<Store>, name: String, wake: Arc<Wake>) -> Result<(B
     .await
 }
 
-async fn open_outbox(options: &Arc<MqttOptions>, directory: &Path) -> Result<Arc<Sender>> {
+async fn open_outbox(target: &Arc<Target>, directory: &Path) -> Result<Arc<Sender>> {
     let store = open_store(directory.to_owned()).await?;
     let wake = Arc::new(Wake::default());
     let (log, records) = open_log(store, "outbox".to_owned(), Arc::clone(&wake)).await?;
-    Ok(publisher::open_outbox(Arc::clone(options), log, records, wake))
+    Ok(publisher::open_outbox(Arc::clone(target), log, records, wake))
 }
 
 impl Backend for Mqtt {
@@ -309,7 +327,7 @@ impl Backend for Mqtt {
 }
 
 /// What a server can do with these options.
-fn capabilities(options: &MqttOptions, maximum_packet_size: u32) -> Capabilities {
+fn capabilities(options: &MqttOptions, version: Option<Version>, maximum_packet_size: u32) -> Capabilities {
     let confirms = options.qos != Qos::AtMostOnce;
     let inbox = options.inbox.is_some();
     Capabilities {
@@ -323,7 +341,12 @@ fn capabilities(options: &MqttOptions, maximum_packet_size: u32) -> Capabilities
         nack: Support::Emulated,
         nack_delay: Support::Emulated,
         extend: Support::Emulated,
-        headers: Support::Native,
+        headers: match version {
+            Some(Version::V31 | Version::V311) if options.plain => Support::Absent,
+            Some(Version::V31 | Version::V311) => Support::Emulated,
+            // Of a server that was not asked the same is hoped.
+            Some(Version::V5) | None => Support::Native,
+        },
         // Room for topic, id, time and what else stands around a payload.
         max_payload_bytes: (maximum_packet_size < u32::MAX)
             .then(|| (maximum_packet_size as usize).saturating_sub(4096)),
@@ -355,6 +378,12 @@ fn closed() -> Error {
 /// The connection is gone, or cannot go on.
 fn lost(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Disconnected, NAME, text)
+}
+
+/// The server has less than the QoS that was asked for.
+fn lower_qos(highest: Qos) -> Error {
+    let text = format!("the server has QoS {} at most here: ask for it with qos=", highest as u8);
+    Error::new(ErrorKind::Unsupported, NAME, text)
 }
 
 /// What a reason code of 0x80 or more means.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postroad_core::{Durability, Error, ErrorKind, Result};
 
 use super::NAME;
-use crate::codec::Qos;
+use crate::codec::{Qos, Version};
 
 /// What a client is told. [`MqttOptions::from_url`] reads it from a URL.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,16 +26,24 @@ pub struct MqttOptions {
     /// What client ids of this program begin with (default: `postroad`). Two programs with one prefix that subscribe with
     /// one name to one filter take each other's place at the server, so give each its own.
     pub client_id: Option<String>,
+    /// The version to speak. `None`: 5.0, and 3.1.1 if the server refuses that or closes the connection twice without an
+    /// answer. What it took first is kept to from then on.
+    pub version: Option<Version>,
+    /// Payloads as they are to a server of 3.1.1, where a message has no properties (default: `false`, which puts the
+    /// whole envelope into the payload, as JSON). Ids and times are not sent then, and headers, keys, content types,
+    /// reply-tos, correlations and expiries are [`Unsupported`](ErrorKind::Unsupported). With 5.0 it means only that no
+    /// payload is read as an envelope.
+    pub plain: bool,
     /// The QoS of publishes, and the highest of subscriptions (default: 2).
     pub qos: Qos,
     /// The most time without a packet (default: 30 s). After one and a half times that without an answer the connection
     /// is given up.
     pub keep_alive: Duration,
     /// Seconds that the server keeps the session of a named subscription, or of an outbox, without a connection (default:
-    /// `u32::MAX`, for ever).
+    /// `u32::MAX`, for ever). In 3.1.1 a client cannot say it: the server decides.
     pub session_expiry: u32,
     /// How many QoS 1 and 2 messages the server may have under way to a subscription (default: 1024). Those that a
-    /// consumer leaves unsettled count too, unless there is an inbox.
+    /// consumer leaves unsettled count too, unless there is an inbox. In 3.1.1 a client cannot say it: the server decides.
     pub receive_maximum: u16,
     /// Publishes are written there before they are sent, and sent until the server has them.
     pub outbox: Option<PathBuf>,
@@ -69,6 +77,7 @@ impl std::fmt::Debug for MqttOptions {
             .field("port", &self.port)
             .field("tls", &self.tls)
             .field("client_id", &self.client_id)
+            .field("version", &self.version)
             .field("qos", &self.qos)
             .field("outbox", &self.outbox)
             .field("inbox", &self.inbox)
@@ -92,6 +101,8 @@ impl MqttOptions {
             user: None,
             password: None,
             client_id: None,
+            version: None,
+            plain: false,
             qos: Qos::ExactlyOnce,
             keep_alive: Duration::from_secs(30),
             session_expiry: u32::MAX,
@@ -104,7 +115,7 @@ impl MqttOptions {
     }
 
     /// Reads `mqtt://[USER[:PASSWORD]@]HOST[:PORT][?OPTION=VALUE&…]`, or `mqtts://…`. User, password and values are
-    /// percent-encoded. The options are `client_id`, `qos` (0, 1, 2), `keep_alive` and `session_expiry` (seconds),
+    /// percent-encoded. The options are `client_id`, `version` (`5`, `3.1.1`), `payload` (`envelope`, `plain`), `qos` (0, 1, 2), `keep_alive` and `session_expiry` (seconds),
     /// `receive_maximum`, `outbox`, `inbox` and `ca` (paths), `durability` (`sent`, `memory`, `os`, `disk`,
     /// `replicated`).
     ///
@@ -149,6 +160,20 @@ impl MqttOptions {
                 let qos = value.parse().ok().and_then(Qos::from_u8);
                 self.qos = qos.ok_or_else(|| bad("`qos` is 0, 1 or 2"))?;
             }
+            "version" => {
+                self.version = Some(match value.as_str() {
+                    "5" | "5.0" => Version::V5,
+                    "3.1.1" => Version::V311,
+                    _ => return Err(bad("`version` is 5 or 3.1.1")),
+                });
+            }
+            "payload" => {
+                self.plain = match value.as_str() {
+                    "envelope" => false,
+                    "plain" => true,
+                    _ => return Err(bad("`payload` is envelope or plain")),
+                }
+            }
             "keep_alive" => self.keep_alive = Duration::from_secs(number::<u16>(key, &value)?.into()),
             "session_expiry" => self.session_expiry = number(key, &value)?,
             "receive_maximum" => self.receive_maximum = number(key, &value)?,
@@ -175,6 +200,9 @@ impl MqttOptions {
         let wrong = |text| Err(Error::new(ErrorKind::Config, NAME, text));
         if self.keep_alive.is_zero() || self.receive_maximum == 0 {
             return wrong("keep_alive and receive_maximum are at least 1");
+        }
+        if self.version == Some(Version::V31) {
+            return wrong("MQTT 3.1 is not spoken: 5.0 or 3.1.1");
         }
         if self.tls && self.ca.is_none() {
             return wrong("mqtts: needs `ca=FILE`, the authorities that may sign the server's certificate");
@@ -244,6 +272,9 @@ mod tests {
         assert_eq!(read.keep_alive, Duration::from_secs(5));
         assert_eq!(read.outbox, Some("/tmp/a b".into()));
         assert_eq!(read.durability, Durability::Disk);
+        assert_eq!((read.version, read.plain), (None, false));
+        let older = MqttOptions::from_url("mqtt://h?version=3.1.1&payload=plain").unwrap();
+        assert_eq!((older.version, older.plain), (Some(Version::V311), true));
         assert_eq!(MqttOptions::from_url("mqtts://h?ca=f").unwrap().port, 8883);
         assert!(!format!("{read:?}").contains("p:"));
     }
@@ -265,6 +296,8 @@ mod tests {
             "mqtt://h?keep_alive=0",
             "mqtt://h?outbox=a&qos=0",
             "mqtt://h?receive_maximum=0",
+            "mqtt://h?version=3.1",
+            "mqtt://h?payload=x",
             "mqtt://:secret@h:x",
         ] {
             let error = MqttOptions::from_url(url).unwrap_err();

@@ -11,7 +11,8 @@ use bytes::BytesMut;
 use postroad_core::{Error, ErrorKind, MessageId, Receipt, TicketResolver, Timestamp};
 
 use super::log::{Log, Mark, Record};
-use super::{NAME, Planted, envelope, lost, refusal};
+use super::wrapping::wrap;
+use super::{MqttOptions, NAME, Planted, envelope, lost, lower_qos, refusal};
 use crate::codec::{Ack, Packet, PacketId, PacketType, Publish, Qos, ReasonCode, Utf8, Version};
 
 /// How many ids an outbox remembers.
@@ -68,6 +69,8 @@ impl Seen {
 /// What a server said of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Terms {
+    /// The version of the connection.
+    pub(super) version: Version,
     /// Whether it knows the session.
     pub(super) session_present: bool,
     /// How many PUBLISH it takes unacknowledged.
@@ -79,6 +82,8 @@ pub(super) struct Terms {
 pub(super) struct Outgoing {
     pub(super) log: Box<dyn Log>,
     planted: Planted,
+    /// Of [`MqttOptions::plain`].
+    plain: bool,
     /// The client id of an outbox.
     client_id: Option<String>,
     /// What is not done, by number.
@@ -106,10 +111,11 @@ fn packet_id(number: u64) -> PacketId {
 
 impl Outgoing {
     /// Goes on where these records ended.
-    pub(super) fn new(log: Box<dyn Log>, records: Vec<Record>, planted: Planted) -> Self {
+    pub(super) fn new(log: Box<dyn Log>, records: Vec<Record>, options: &MqttOptions) -> Self {
         let mut outgoing = Self {
             log,
-            planted,
+            planted: options.planted,
+            plain: options.plain,
             client_id: None,
             flights: BTreeMap::new(),
             bytes: 0,
@@ -201,9 +207,10 @@ impl Outgoing {
         now: Timestamp,
     ) {
         if publish.qos == Qos::AtMostOnce {
-            set_expiry(&mut publish, expires, now);
-            if publish.encode(Version::V5, &mut self.out).is_ok() {
-                ticket.confirm(None, false);
+            let Some(terms) = self.terms else { return };
+            match encode(&mut publish, expires, now, terms, self.plain, &mut self.out) {
+                Ok(()) => ticket.confirm(None, false),
+                Err(why) => ticket.refuse(why),
             }
             return;
         }
@@ -291,7 +298,7 @@ impl Outgoing {
     /// A packet of the server. An error is one of the protocol: the connection must end.
     pub(super) fn packet(&mut self, packet: &Packet, now: Timestamp) -> Result<(), Error> {
         match packet {
-            Packet::Puback(ack) => self.puback(ack),
+            Packet::Puback(ack) => self.puback(ack)?,
             Packet::Pubrec(ack) => self.pubrec(ack),
             Packet::Pubcomp(ack) => self.pubcomp(ack),
             other => return Err(unexpected(other.packet_type())),
@@ -305,10 +312,14 @@ impl Outgoing {
         self.flights.get(&number).map(|flight| (number, flight.publish.qos, flight.stage))
     }
 
-    fn puback(&mut self, ack: &Ack) {
-        if let Some((number, Qos::AtLeastOnce, Stage::Sent)) = self.find(ack.packet_id) {
-            self.done(number, answer(ack));
+    fn puback(&mut self, ack: &Ack) -> Result<(), Error> {
+        match self.find(ack.packet_id) {
+            Some((number, Qos::AtLeastOnce, Stage::Sent)) => self.done(number, answer(ack)),
+            // A server of 3.1.1 cannot say that it has no QoS 2. Some answer as if QoS 1 had been asked for.
+            Some((_, Qos::ExactlyOnce, Stage::Sent)) => return Err(lower_qos(Qos::AtLeastOnce)),
+            _ => {}
         }
+        Ok(())
     }
 
     fn pubrec(&mut self, ack: &Ack) {
@@ -367,7 +378,7 @@ impl Outgoing {
                 break;
             }
             // An id and a reason that PUBREL may have: it is encoded.
-            let _ = ack.encode(PacketType::Pubrel, Version::V5, &mut self.out);
+            let _ = ack.encode(PacketType::Pubrel, terms.version, &mut self.out);
             self.releases.pop_front();
         }
         let mut refused = Vec::new();
@@ -382,23 +393,18 @@ impl Outgoing {
                 break;
             }
             self.cursor = number + 1;
-            set_expiry(&mut flight.publish, flight.expires, now);
-            if flight.publish.encoded_len(Version::V5) as u64 > u64::from(terms.maximum_packet_size) {
-                refused.push(*number);
-                continue;
-            }
             // [MQTT-3.3.1-1]
             flight.publish.dup = flight.stage == Stage::Sent;
-            if flight.publish.encode(Version::V5, &mut self.out).is_err() {
-                refused.push(*number);
+            let (publish, expires) = (&mut flight.publish, flight.expires);
+            if let Err(why) = encode(publish, expires, now, terms, self.plain, &mut self.out) {
+                refused.push((*number, why));
                 continue;
             }
             flight.stage = Stage::Sent;
             self.ids.insert(id, *number);
             self.quota -= 1;
         }
-        for number in refused {
-            let why = Error::new(ErrorKind::TooLarge, NAME, "larger than the largest packet of the server");
+        for (number, why) in refused {
             // It has not used the window.
             let quota = self.quota;
             self.done(number, Receipt::Refused(why));
@@ -431,12 +437,28 @@ impl Outgoing {
     }
 }
 
-/// The protocol counts an expiry from the moment of sending.
-fn set_expiry(publish: &mut Publish, expires: Option<Timestamp>, now: Timestamp) {
-    if let (Some(expires), Some(properties)) = (expires, &mut publish.properties) {
-        let seconds = expires.since(now).as_millis().div_ceil(1000);
-        properties.message_expiry_interval = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+/// As it stands on the wire of this version.
+fn encode(
+    publish: &mut Publish,
+    expires: Option<Timestamp>,
+    now: Timestamp,
+    terms: Terms,
+    plain: bool,
+    out: &mut BytesMut,
+) -> Result<(), Error> {
+    let wrapped;
+    let publish = if terms.version.is_v5() {
+        envelope::set_expiry(publish, expires, now);
+        &*publish
+    } else {
+        wrapped = wrap(publish, expires, plain)?;
+        &wrapped
+    };
+    if publish.encoded_len(terms.version) as u64 > u64::from(terms.maximum_packet_size) {
+        return Err(Error::new(ErrorKind::TooLarge, NAME, "larger than the largest packet of the server"));
     }
+    let encoded = publish.encode(terms.version, out);
+    encoded.map_err(|why| Error::new(ErrorKind::TooLarge, NAME, why.to_string()))
 }
 
 /// What PUBACK or a failing PUBREC says.

@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use postroad_core::{Capabilities, Envelope, Error, ErrorKind, Publisher, Result, Ticket, Timestamp};
 
-use super::connection::{Session, connect};
+use super::connection::{Session, Target, connect};
 use super::link::{Link, Machine, Wake};
 use super::log::{Log, NoLog, Record};
 use super::outgoing::Outgoing;
-use super::{MqttOptions, NAME, closed, envelope};
+use super::{NAME, closed, envelope};
 use crate::codec::{Packet, Publish, Qos, Version};
 
 /// Messages that a publisher holds, without and with an outbox, and their bytes.
@@ -48,12 +48,12 @@ impl Machine for Outgoing {
 pub(super) type Sender = Link<Outgoing>;
 
 /// A publisher of its own connection, which ends with it.
-pub(super) async fn open(options: &MqttOptions) -> Result<Arc<Sender>> {
-    let id = format!("{}-{}", options.prefix(), postroad_core::MessageId::generate());
+pub(super) async fn open(target: &Target) -> Result<Arc<Sender>> {
+    let id = format!("{}-{}", target.options.prefix(), postroad_core::MessageId::generate());
     let session = Session { client_id: &id, clean_start: true, expiry: 0 };
-    let connection = connect(options, session).await?;
+    let connection = connect(target, session).await?;
     let link =
-        Link::new(Outgoing::new(Box::new(NoLog), Vec::new(), options.planted), Arc::new(Wake::default()));
+        Link::new(Outgoing::new(Box::new(NoLog), Vec::new(), &target.options), Arc::new(Wake::default()));
     link.lock().machine.connected(connection.terms(), link.now());
     let driven = Arc::clone(&link);
     tokio::spawn(async move {
@@ -66,15 +66,15 @@ pub(super) async fn open(options: &MqttOptions) -> Result<Arc<Sender>> {
 
 /// A publisher with an outbox: it connects again and again until it is closed.
 pub(super) fn open_outbox(
-    options: Arc<MqttOptions>,
+    target: Arc<Target>,
     log: Box<dyn Log>,
     records: Vec<Record>,
     wake: Arc<Wake>,
 ) -> Arc<Sender> {
-    let link = Link::new(Outgoing::new(log, records, options.planted), wake);
+    let link = Link::new(Outgoing::new(log, records, &target.options), wake);
     let driven = Arc::clone(&link);
     tokio::spawn(async move {
-        let why = supervise(&options, &driven).await;
+        let why = supervise(&target, &driven).await;
         let log = {
             let mut state = driven.lock();
             state.machine.give_up(&why);
@@ -87,9 +87,10 @@ pub(super) fn open_outbox(
     link
 }
 
-/// Until it is closed, or the outbox has failed.
-async fn supervise(options: &MqttOptions, link: &Sender) -> Error {
+/// Until it is closed, the outbox has failed, or the server cannot do what was asked for.
+async fn supervise(target: &Target, link: &Sender) -> Error {
     const DELAYS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(10);
+    let options = &target.options;
     let id = {
         let mut state = link.lock();
         let id = state.machine.client_id(options.prefix());
@@ -100,7 +101,7 @@ async fn supervise(options: &MqttOptions, link: &Sender) -> Error {
     let session = Session { client_id: &id, clean_start: false, expiry: options.session_expiry };
     let mut delay = *DELAYS.start();
     loop {
-        let why = match connect(options, session).await {
+        let why = match connect(target, session).await {
             Ok(connection) => {
                 delay = *DELAYS.start();
                 link.lock().machine.connected(connection.terms(), link.now());
@@ -113,7 +114,8 @@ async fn supervise(options: &MqttOptions, link: &Sender) -> Error {
         if let Some(failure) = link.lock().machine.failure() {
             return failure;
         }
-        if why.kind() == ErrorKind::Closed {
+        // Without what was asked for, trying again would only send the same messages again.
+        if matches!(why.kind(), ErrorKind::Closed | ErrorKind::Unsupported) {
             return why;
         }
         tracing::info!(%why, ?delay, "the outbox waits before it connects again");

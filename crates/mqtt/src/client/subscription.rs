@@ -14,13 +14,15 @@ use postroad_core::{
 };
 use tokio::time::{Instant, Sleep};
 
-use super::connection::{Connection, Session, connect};
+use super::connection::{Connection, Session, Target, connect};
 use super::incoming::{Given, Incoming};
 use super::link::{CLOSE_TIMEOUT, Link, Machine, Wake};
 use super::log::{Log, NoLog, Record};
-use super::{MqttOptions, NAME, closed, envelope, lost, refusal};
+use super::{NAME, closed, envelope, lost, lower_qos, refusal};
 use crate::codec::Subscription as FilterOptions;
-use crate::codec::{Packet, PacketId, Qos, RetainHandling, Subscribe, Utf8, Version};
+use crate::codec::{
+    Disconnect, Packet, PacketId, Qos, ReasonCode, RetainHandling, Subscribe, Unsubscribe, Utf8,
+};
 
 /// Longer than anybody waits, and short enough for every timer.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -76,33 +78,41 @@ pub(super) type Receiver = Link<Incoming>;
 
 /// Connects and subscribes. `log` is that of an inbox.
 pub(super) async fn open(
-    options: &MqttOptions,
+    target: &Target,
     wanted: &SubscribeOptions,
     client_id: &str,
     log: Option<(Box<dyn Log>, Vec<Record>)>,
     wake: Arc<Wake>,
 ) -> Result<Arc<Receiver>> {
+    let options = &target.options;
     let filter = envelope::filter(&wanted.filter)?;
     let named = wanted.name.is_some();
     let expiry = if named { options.session_expiry } else { 0 };
     let session = Session { client_id, clean_start: !named, expiry };
-    let mut connection = connect(options, session).await?;
+    let mut connection = connect(target, session).await?;
 
     let policy =
         RetryPolicy { ack_wait: wanted.ack_wait, backoff: wanted.backoff.clone(), max_deliveries: None };
     let window = Window { count: wanted.window.count.get(), bytes: wanted.window.bytes };
     let (log, records) = log.unwrap_or_else(|| (Box::new(NoLog), Vec::new()));
     let filter_of_core = wanted.filter.clone();
-    let machine = Incoming::new(log, records, filter_of_core, named, policy, window, options.planted);
+    let machine = Incoming::new(log, records, filter_of_core, named, policy, window, options);
     let link = Link::new(machine, wake);
-    link.lock().machine.connected(connection.connack.session_present);
+    let is_new = !connection.connack.session_present;
+    link.lock().machine.connected(connection.version, !is_new);
 
-    let mut subscription = FilterOptions::new(filter, options.qos);
-    // What was published before is not new.
+    let mut subscription = FilterOptions::new(filter.clone(), options.qos);
+    // What was published before is not new. 3.1.1 cannot say it, so it is looked for when it comes.
     subscription.retain_handling = RetainHandling::DoNotSend;
     let subscribe = Subscribe { packet_id: PacketId::MIN, filters: vec![subscription], properties: None };
     let granted = tokio::time::timeout(SUBSCRIBE_TIMEOUT, ask(&mut connection, &link, subscribe)).await;
-    granted.map_err(|_| lost(format!("no SUBACK in {SUBSCRIBE_TIMEOUT:?}")))??;
+    let granted = granted.map_err(|_| lost(format!("no SUBACK in {SUBSCRIBE_TIMEOUT:?}"))).flatten();
+    if let Err(why) = granted {
+        if is_new && named {
+            withdraw(&mut connection, filter).await;
+        }
+        return Err(why);
+    }
 
     let driven = Arc::clone(&link);
     tokio::spawn(async move {
@@ -127,11 +137,27 @@ pub(super) async fn open(
     Ok(link)
 }
 
+/// A server that has granted less than was asked for would keep messages for nobody. Of a session that was there before,
+/// what it had stays.
+async fn withdraw(connection: &mut Connection, filter: Utf8) {
+    let packets = [
+        Packet::from(Unsubscribe { packet_id: PacketId::MIN, filters: vec![filter], properties: None }),
+        Packet::from(Disconnect::new(ReasonCode::Success)),
+    ];
+    let mut bytes = BytesMut::new();
+    for packet in packets {
+        // The filter was encoded before.
+        let _ = packet.encode(connection.version, &mut bytes);
+    }
+    // If the connection is gone, there may be nothing to withdraw.
+    let _ = connection.write(bytes).await;
+}
+
 /// Sends SUBSCRIBE and waits for SUBACK; messages of a session that goes on may come before it.
 async fn ask(connection: &mut Connection, link: &Receiver, subscribe: Subscribe) -> Result<()> {
     let wanted = subscribe.filters.first().map_or(Qos::AtMostOnce, |filter| filter.qos);
     let mut bytes = BytesMut::new();
-    let encoded = Packet::from(subscribe).encode(Version::V5, &mut bytes);
+    let encoded = Packet::from(subscribe).encode(connection.version, &mut bytes);
     encoded.map_err(|why| Error::new(ErrorKind::Config, NAME, why.to_string()))?;
     connection.write(bytes).await?;
     loop {
@@ -143,12 +169,9 @@ async fn ask(connection: &mut Connection, link: &Receiver, subscribe: Subscribe)
                     let text = suback.properties.as_ref().and_then(|all| all.reason_string.as_ref());
                     return Err(refusal(reason, text.map(Utf8::as_str)));
                 }
-                if (reason as u8) < wanted as u8 {
-                    let text = format!(
-                        "the server gives this filter QoS {} only: ask for it with qos=",
-                        reason as u8
-                    );
-                    return Err(Error::new(ErrorKind::Unsupported, NAME, text));
+                match Qos::from_u8(reason as u8) {
+                    Some(granted) if granted < wanted => return Err(lower_qos(granted)),
+                    _ => {}
                 }
                 return Ok(());
             }

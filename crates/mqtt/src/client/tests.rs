@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use postroad_core::Error;
 
 use super::log::{Log, Mark, Record};
+use super::{MqttOptions, Planted};
 use crate::codec::{Direction, Frame, Packet, Version, decode_packet, frame};
 
 /// A log whose commits the world decides.
@@ -99,14 +100,21 @@ struct Wire(VecDeque<Packet>);
 
 impl Wire {
     /// What a client wrote.
-    fn take_from(&mut self, out: &mut BytesMut) {
+    fn take_from(&mut self, out: &mut BytesMut, version: Version) {
         while !out.is_empty() {
             let Ok(Frame::Whole { header, body }) = frame(out, u32::MAX) else { panic!("half a packet") };
             let whole = out.split_to(header + body).freeze();
             let limits = super::log::limits();
-            self.0.push_back(decode_packet(whole, Version::V5, Direction::ToServer, &limits).unwrap());
+            self.0.push_back(decode_packet(whole, version, Direction::ToServer, &limits).unwrap());
         }
     }
+}
+
+/// The version of this world's connections, and what its client is told.
+fn dialect(seed: u64, planted: Planted) -> (Version, MqttOptions) {
+    let version = if seed.is_multiple_of(2) { Version::V5 } else { Version::V311 };
+    // Payloads are numbers, also where a message has no properties.
+    (version, MqttOptions { planted, plain: true, ..MqttOptions::new("", 0) })
 }
 
 /// The first seed of `seeds` in which `world` finds something.

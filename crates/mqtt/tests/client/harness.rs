@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use postroad_conformance::proxy::{Proxy, Way};
-use postroad_conformance::{Chaos, ChaosAbilities, Environment, Failure, Harness};
-use postroad_core::{Backend, BoxFuture, Capabilities, Durability};
+use postroad_conformance::{Chaos, ChaosAbilities, Environment, Failure, Harness, Need, Tempo};
+use postroad_core::{Backend, BoxFuture, Capabilities, Durability, MessageId};
 use postroad_mqtt::client::{Mqtt, MqttOptions};
-use postroad_mqtt::codec::Qos;
+use postroad_mqtt::codec::{Qos, Version};
 use postroad_testbed::{Broker, Mode, Options, Running, Service, Testbed};
 
 use crate::own::Own;
@@ -22,6 +23,8 @@ enum Kind {
     Durable,
     Inbox,
     Qos1,
+    V311,
+    RabbitMq(&'static crate::rabbitmq::Kind),
 }
 
 pub(crate) struct MqttHarness {
@@ -32,6 +35,7 @@ pub(crate) struct MqttHarness {
 enum Server {
     Mosquitto(Running),
     Own(Own),
+    RabbitMq(crate::rabbitmq::Lent),
 }
 
 pub(crate) fn mosquitto() -> Running {
@@ -40,8 +44,10 @@ pub(crate) fn mosquitto() -> Running {
 }
 
 impl Server {
-    fn start(kind: Kind) -> Self {
+    /// For a case that does `harm` to it, if it does.
+    fn start(kind: Kind, harm: bool) -> Self {
         match kind {
+            Kind::RabbitMq(which) => Self::RabbitMq(which.lend(harm)),
             Kind::Mosquitto => Self::Mosquitto(mosquitto()),
             _ => Self::Own(Own::start()),
         }
@@ -51,6 +57,7 @@ impl Server {
         match self {
             Self::Mosquitto(running) => running.address(Service::Mqtt).expect("its door"),
             Self::Own(own) => own.address(),
+            Self::RabbitMq(lent) => lent.address(),
         }
     }
 }
@@ -58,8 +65,14 @@ impl Server {
 fn options(kind: Kind, address: SocketAddr) -> MqttOptions {
     let mut options = MqttOptions::new(address.ip().to_string(), address.port());
     options.durability = if kind == Kind::Mosquitto { Durability::Memory } else { Durability::Disk };
-    if kind == Kind::Qos1 {
-        options.qos = Qos::AtLeastOnce;
+    match kind {
+        Kind::Qos1 => options.qos = Qos::AtLeastOnce,
+        Kind::V311 => options.version = Some(Version::V311),
+        Kind::RabbitMq(_) => {
+            options.qos = Qos::AtLeastOnce;
+            (options.user, options.password) = (Some("guest".to_owned()), Some("guest".to_owned()));
+        }
+        _ => {}
     }
     options
 }
@@ -67,7 +80,7 @@ fn options(kind: Kind, address: SocketAddr) -> MqttOptions {
 impl MqttHarness {
     fn new(kind: Kind) -> Self {
         // As CONNACK says, so a server must be asked.
-        let server = Server::start(kind);
+        let server = Server::start(kind, false);
         let mut options = options(kind, server.address());
         let directory = tempfile::tempdir().expect("a directory");
         add_boxes(kind, &mut options, directory.path(), 0);
@@ -99,6 +112,14 @@ impl MqttHarness {
     pub(crate) fn qos1() -> Self {
         Self::new(Kind::Qos1)
     }
+
+    pub(crate) fn v311() -> Self {
+        Self::new(Kind::V311)
+    }
+
+    pub(crate) fn rabbitmq(which: &'static crate::rabbitmq::Kind) -> Self {
+        Self::new(Kind::RabbitMq(which))
+    }
 }
 
 /// An outbox of its own for each client, since only one can have it; one inbox for all, since a name must be found again.
@@ -119,6 +140,8 @@ impl Harness for MqttHarness {
             Kind::Durable => "mqtt-durable",
             Kind::Inbox => "mqtt-inbox",
             Kind::Qos1 => "mqtt-qos1",
+            Kind::V311 => "mqtt-v311",
+            Kind::RabbitMq(which) => which.name,
         }
     }
 
@@ -127,21 +150,41 @@ impl Harness for MqttHarness {
     }
 
     fn chaos(&self) -> ChaosAbilities {
+        if let Kind::RabbitMq(_) = self.kind {
+            // Killed, it forgets acks that it has taken, which the contract does not allow: `rabbitmq` has a test of what
+            // holds then.
+            return ChaosAbilities { restart: true, kill: false, cut: true, half_open: true, pause: true };
+        }
         let own = self.kind != Kind::Mosquitto;
         // An outbox is there to go on when a connection is lost; the kit wants to hear of it at once.
         let connections = self.kind != Kind::Durable;
         ChaosAbilities { restart: own, kill: false, cut: connections, half_open: connections, pause: !own }
     }
 
-    fn start(&self, _: &str) -> BoxFuture<'_, Result<Box<dyn Environment>, Failure>> {
+    fn tempo(&self) -> Tempo {
+        match self.kind {
+            // It takes ten seconds to start.
+            Kind::RabbitMq(_) => Tempo {
+                patience: Duration::from_secs(45),
+                limit: Duration::from_secs(240),
+                ..Tempo::default()
+            },
+            _ => Tempo::default(),
+        }
+    }
+
+    fn start(&self, case: &str) -> BoxFuture<'_, Result<Box<dyn Environment>, Failure>> {
         let kind = self.kind;
+        let harm = postroad_conformance::find(case)
+            .is_some_and(|case| case.needs.iter().any(|need| matches!(need, Need::Restart | Need::Pause)));
         Box::pin(async move {
             let place = blocking(move || {
-                let server = Server::start(kind);
+                let server = Server::start(kind, harm);
                 let proxy = Proxy::start(server.address()).map_err(Failure::from)?;
                 let directory = tempfile::tempdir()?;
                 let server = Arc::new(Mutex::new(server));
-                Ok(Place { kind, server, proxy, directory, clients: AtomicU64::new(1) })
+                let prefix = format!("case-{}", MessageId::generate());
+                Ok(Place { kind, server, proxy, prefix, directory, clients: AtomicU64::new(1) })
             });
             Ok(Box::new(place.await?) as Box<dyn Environment>)
         })
@@ -158,6 +201,8 @@ struct Place {
     kind: Kind,
     server: Arc<Mutex<Server>>,
     proxy: Proxy,
+    /// A server may be shared.
+    prefix: String,
     directory: tempfile::TempDir,
     clients: AtomicU64,
 }
@@ -180,8 +225,8 @@ impl Environment for Place {
         Box::pin(async { Ok(Arc::new(Mqtt::connect(options).await?) as Arc<dyn Backend>) })
     }
 
-    fn prefix(&self) -> &'static str {
-        "case"
+    fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     fn chaos(&self) -> Option<&dyn Chaos> {
@@ -204,6 +249,7 @@ impl Chaos for Place {
             match server {
                 Server::Mosquitto(running) => running.restart().map_err(failed)?,
                 Server::Own(own) => own.restart(),
+                Server::RabbitMq(lent) => lent.harm()?.restart().map_err(failed)?,
             }
             Ok(())
         })
@@ -227,6 +273,7 @@ impl Chaos for Place {
     fn pause(&self) -> BoxFuture<'_, Result<(), Failure>> {
         self.with(|server| match server {
             Server::Mosquitto(running) => running.pause().map_err(failed),
+            Server::RabbitMq(lent) => lent.harm()?.pause().map_err(failed),
             Server::Own(_) => Err(Failure::new("a thread cannot be paused")),
         })
     }
@@ -234,6 +281,7 @@ impl Chaos for Place {
     fn resume(&self) -> BoxFuture<'_, Result<(), Failure>> {
         self.with(|server| match server {
             Server::Mosquitto(running) => running.resume().map_err(failed),
+            Server::RabbitMq(lent) => lent.harm()?.resume().map_err(failed),
             Server::Own(_) => Err(Failure::new("a thread cannot be paused")),
         })
     }

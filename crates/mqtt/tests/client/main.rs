@@ -3,7 +3,9 @@
 mod harness;
 mod kills;
 mod own;
+mod rabbitmq;
 mod use_cases;
+mod versions;
 
 /// Without an outbox or inbox, against mosquitto.
 mod mosquitto {
@@ -23,6 +25,16 @@ mod durable {
 /// With an inbox, and connections that get lost.
 mod inbox {
     postroad_conformance::conformance_tests!(super::harness::MqttHarness::inbox());
+}
+
+/// With 3.1.1, without an outbox or inbox, against this crate's server and its data on disk.
+mod v311 {
+    postroad_conformance::conformance_tests!(super::harness::MqttHarness::v311());
+}
+
+/// RabbitMQ 3.10, which has 3.1.1 and QoS 1.
+mod rabbitmq_3_10 {
+    postroad_conformance::conformance_tests!(super::harness::MqttHarness::rabbitmq(&super::rabbitmq::V3_10));
 }
 
 /// At QoS 1.

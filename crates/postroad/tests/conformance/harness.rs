@@ -1,17 +1,20 @@
 //! A process for each case, behind a proxy, and what happens to both.
 
 use std::future::ready;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use postroad_conformance::faulty::{Liar, Lie};
 use postroad_conformance::proxy::{Proxy, Way};
 use postroad_conformance::{Chaos, ChaosAbilities, Environment, Failure, Harness, Tempo};
-use postroad_core::{Backend, BoxFuture, Capabilities};
+use postroad_core::{Backend, BoxFuture, Capabilities, Durability};
 use postroad_jsonlog::backend::JsonLog;
 use postroad_jsonlog::client::ClientOptions;
+use postroad_mqtt::client::{Mqtt, MqttOptions};
 
-use crate::support::{PATIENCE, Server, Setup};
+use crate::support::{PATIENCE, Server, Setup, free_port};
 
 /// The contract has de-duplication, which is off unless it is asked for.
 const CONFIG: &str = "
@@ -35,7 +38,16 @@ pub(crate) enum Planted {
     Lies(Lie),
 }
 
+/// How clients come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    JsonLog,
+    /// With an inbox, which is what a client of a server that is killed has.
+    Mqtt,
+}
+
 pub(crate) struct ProcessHarness {
+    door: Door,
     capabilities: Capabilities,
     planted: Planted,
 }
@@ -55,8 +67,55 @@ impl ProcessHarness {
             let asked = runtime.block_on(JsonLog::connect(&url(server.addr()), ClientOptions::default()));
             asked.expect("a greeting").capabilities().clone()
         });
-        Self { capabilities: capabilities.clone(), planted }
+        Self { door: Door::JsonLog, capabilities: capabilities.clone(), planted }
     }
+
+    pub(crate) fn mqtt() -> Self {
+        Self::mqtt_with(Planted::Nothing)
+    }
+
+    pub(crate) fn mqtt_with(planted: Planted) -> Self {
+        // As CONNACK says.
+        static CAPABILITIES: OnceLock<Capabilities> = OnceLock::new();
+        let capabilities = CAPABILITIES.get_or_init(|| {
+            let (_server, address) = start(Door::Mqtt);
+            let inbox = tempfile::tempdir().expect("a directory");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let asked = runtime.block_on(Mqtt::connect(mqtt_options(address, inbox.path())));
+            asked.expect("a CONNACK").capabilities().clone()
+        });
+        Self { door: Door::Mqtt, capabilities: capabilities.clone(), planted }
+    }
+}
+
+impl ProcessHarness {
+    pub(crate) fn planted(&self) -> Planted {
+        self.planted
+    }
+}
+
+/// A process, and where its door is.
+fn start(door: Door) -> (Server, SocketAddr) {
+    let setup = Setup::config(CONFIG);
+    match door {
+        Door::JsonLog => {
+            let server = setup.start();
+            let address = ([127, 0, 0, 1], server.port()).into();
+            (server, address)
+        }
+        Door::Mqtt => {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            (setup.argument("--mqtt").argument(&address.to_string()).start(), address)
+        }
+    }
+}
+
+fn mqtt_options(address: SocketAddr, inbox: &Path) -> MqttOptions {
+    let mut options = MqttOptions::new(address.ip().to_string(), address.port());
+    options.durability = Durability::Disk;
+    options.inbox = Some(inbox.to_owned());
+    options
 }
 
 fn url(address: impl std::fmt::Display) -> String {
@@ -65,7 +124,10 @@ fn url(address: impl std::fmt::Display) -> String {
 
 impl Harness for ProcessHarness {
     fn name(&self) -> &'static str {
-        "jsonlog"
+        match self.door {
+            Door::JsonLog => "jsonlog",
+            Door::Mqtt => "mqtt-process",
+        }
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -85,17 +147,17 @@ impl Harness for ProcessHarness {
     }
 
     fn start(&self, _: &str) -> BoxFuture<'_, Result<Box<dyn Environment>, Failure>> {
-        let planted = self.planted;
+        let (door, planted) = (self.door, self.planted);
         let liar = match planted {
             Planted::Lies(lie) => Some(Liar::new(lie, self.capabilities())),
             _ => None,
         };
         Box::pin(async move {
             let process = blocking(move || {
-                let server = Setup::config(CONFIG).start();
-                let address = ([127, 0, 0, 1], server.port()).into();
+                let (server, address) = start(door);
                 let proxy = Proxy::start(address).map_err(Failure::from)?;
-                Ok(Process { server: Arc::new(Mutex::new(server)), proxy, planted, liar })
+                let inbox = tempfile::tempdir()?;
+                Ok(Process { door, server: Arc::new(Mutex::new(server)), proxy, inbox, planted, liar })
             });
             Ok(Box::new(process.await?) as Box<dyn Environment>)
         })
@@ -111,8 +173,11 @@ async fn blocking<T: Send + 'static>(
 
 /// A process and the way there.
 struct Process {
+    door: Door,
     server: Arc<Mutex<Server>>,
     proxy: Proxy,
+    /// One for all clients, since a name must be found again.
+    inbox: tempfile::TempDir,
     planted: Planted,
     liar: Option<Liar>,
 }
@@ -144,6 +209,10 @@ impl Process {
 impl Environment for Process {
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Backend>, Failure>> {
         Box::pin(async {
+            if self.door == Door::Mqtt {
+                let options = mqtt_options(self.proxy.address(), self.inbox.path());
+                return Ok(Arc::new(Mqtt::connect(options).await?) as Arc<dyn Backend>);
+            }
             let backend = JsonLog::connect(&url(self.proxy.address()), ClientOptions::default()).await?;
             Ok(match &self.liar {
                 Some(liar) => Arc::new(liar.client(backend)) as Arc<dyn Backend>,

@@ -15,6 +15,11 @@ use postroad_conformance::faulty::Lie;
 
 postroad_conformance::conformance_tests!(ProcessHarness::new());
 
+/// The same for the MQTT door, by the `mqtt:` client with an inbox.
+mod mqtt {
+    postroad_conformance::conformance_tests!(super::ProcessHarness::mqtt());
+}
+
 /// Nothing is left out but what the protocol does not promise.
 #[test]
 fn only_a_total_order_is_skipped() {
@@ -31,10 +36,13 @@ fn only_a_total_order_is_skipped() {
 
 /// Those of the cases that wait for what is lost would wait for long: these notice it soon.
 fn caught_by(planted: Planted, chosen: &[&str]) {
-    let harness = ProcessHarness::with(planted);
-    let report = postroad_conformance::run_some(&harness, |case| chosen.contains(&case.name));
+    caught(&ProcessHarness::with(planted), chosen);
+}
+
+fn caught(harness: &ProcessHarness, chosen: &[&str]) {
+    let report = postroad_conformance::run_some(harness, |case| chosen.contains(&case.name));
     let caught: Vec<_> = report.failures().map(|entry| entry.case).collect();
-    assert_eq!(caught, chosen, "{planted:?} is not caught by all of these");
+    assert_eq!(caught, chosen, "{:?} is not caught by all of these", harness.planted());
 }
 
 #[test]
@@ -47,6 +55,13 @@ fn a_broker_that_forgets_at_a_restart_is_caught() {
             "connection/attempts_survive_a_restart",
         ],
     );
+}
+
+#[test]
+fn one_that_forgets_its_sessions_is_caught_by_mqtt() {
+    // What has reached an inbox is safe from that; a load always has something on its way.
+    caught(&ProcessHarness::mqtt_with(Planted::ForgetsAtKill), &["load/through_kills"]);
+    caught(&ProcessHarness::mqtt_with(Planted::ForgetsAtRestart), &["load/through_restarts"]);
 }
 
 #[test]

@@ -7,10 +7,10 @@ use postroad_core::mailbox::Window;
 use postroad_core::retry::RetryPolicy;
 use postroad_core::{Outcome, Settled, Timestamp};
 
-use super::{SimLog, Wire, cases, hunt};
-use crate::client::Planted;
+use super::{SimLog, Wire, cases, dialect, hunt};
 use crate::client::incoming::{Given, Incoming};
-use crate::codec::{Ack, Packet, PacketId, Publish, Qos, Utf8};
+use crate::client::{MqttOptions, Planted};
+use crate::codec::{Ack, Packet, PacketId, Publish, Qos, Utf8, Version};
 
 const COUNT: u64 = 60;
 const WINDOW: usize = 4;
@@ -82,7 +82,8 @@ impl Server {
 
 struct World {
     random: fastrand::Rng,
-    planted: Planted,
+    version: Version,
+    options: MqttOptions,
     log: SimLog,
     client: Incoming,
     now: u64,
@@ -97,10 +98,10 @@ struct World {
     settled: BTreeSet<u64>,
 }
 
-fn client(log: &SimLog, records: Vec<super::Record>, planted: Planted) -> Incoming {
+fn client(log: &SimLog, records: Vec<super::Record>, options: &MqttOptions) -> Incoming {
     let policy = RetryPolicy { ack_wait: Duration::from_millis(50), ..RetryPolicy::default() };
     let window = Window { count: 7, bytes: 1 << 20 };
-    Incoming::new(Box::new(log.clone()), records, "a".parse().unwrap(), true, policy, window, planted)
+    Incoming::new(Box::new(log.clone()), records, "a".parse().unwrap(), true, policy, window, options)
 }
 
 impl World {
@@ -152,14 +153,14 @@ impl World {
 
     fn connect(&mut self) {
         self.connected = true;
-        self.client.connected(self.server.known);
+        self.client.connected(self.version, self.server.known);
         self.server.known = true;
         self.server.connected(&mut self.down);
     }
 
     fn cut(&mut self) -> Result<(), String> {
         if self.connected {
-            self.up.take_from(&mut self.client.out);
+            self.up.take_from(&mut self.client.out, self.version);
             for _ in 0..self.random.usize(0..=self.up.0.len()) {
                 if let Some(packet) = self.up.0.pop_front() {
                     self.server.packet(&packet, &mut Wire::default())?;
@@ -178,7 +179,7 @@ impl World {
         self.answers();
         self.held.clear();
         let records = self.log.crash(&mut self.random);
-        self.client = client(&self.log, records, self.planted);
+        self.client = client(&self.log, records, &self.options);
         // Their resolvers are gone.
         self.answers();
         Ok(())
@@ -196,7 +197,7 @@ impl World {
                 self.answers();
             }
             45..65 if self.connected => {
-                self.up.take_from(&mut self.client.out);
+                self.up.take_from(&mut self.client.out, self.version);
                 if let Some(packet) = self.up.0.pop_front() {
                     self.server.packet(&packet, &mut self.down)?;
                 }
@@ -223,7 +224,7 @@ impl World {
             self.client.tick(self.now());
             self.log.commit();
             self.client.advance();
-            self.up.take_from(&mut self.client.out);
+            self.up.take_from(&mut self.client.out, self.version);
             while let Some(packet) = self.up.0.pop_front() {
                 self.server.packet(&packet, &mut self.down)?;
             }
@@ -252,10 +253,12 @@ fn number_of(given: &Given) -> u64 {
 fn world(seed: u64, planted: Planted) -> Result<(), String> {
     let log = SimLog::default();
     log.0.lock().unwrap().snapshot_every = 40;
+    let (version, options) = dialect(seed, planted);
     let mut world = World {
         random: fastrand::Rng::with_seed(seed),
-        planted,
-        client: client(&log, Vec::new(), planted),
+        client: client(&log, Vec::new(), &options),
+        version,
+        options,
         log,
         now: 1,
         connected: false,

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use postroad_core::{Envelope, Receipt, Subject, Ticket, Timestamp};
 
-use super::{SimLog, Wire, cases, hunt};
+use super::{SimLog, Wire, cases, dialect, hunt};
 use crate::client::outgoing::{Outgoing, Terms};
-use crate::client::{Planted, envelope};
-use crate::codec::{Ack, Packet, PacketId, Qos};
+use crate::client::{MqttOptions, Planted, envelope};
+use crate::codec::{Ack, Packet, PacketId, Qos, Version};
 
 /// Takes a message at its PUBLISH and knows its id until PUBREL.
 #[derive(Default)]
@@ -47,7 +47,8 @@ const NOW: Timestamp = Timestamp::from_millis(1);
 
 struct World {
     random: fastrand::Rng,
-    planted: Planted,
+    version: Version,
+    options: MqttOptions,
     log: SimLog,
     client: Outgoing,
     connected: bool,
@@ -88,6 +89,7 @@ impl World {
 
     fn connect(&mut self) {
         let terms = Terms {
+            version: self.version,
             session_present: self.server.known,
             receive_maximum: WINDOW,
             maximum_packet_size: u32::MAX,
@@ -99,7 +101,7 @@ impl World {
 
     fn cut(&mut self) -> Result<(), String> {
         if self.connected {
-            self.up.take_from(&mut self.client.out);
+            self.up.take_from(&mut self.client.out, self.version);
             // Some of it arrives.
             for _ in 0..self.random.usize(0..=self.up.0.len()) {
                 if let Some(packet) = self.up.0.pop_front() {
@@ -116,7 +118,7 @@ impl World {
     fn crash(&mut self) -> Result<(), String> {
         self.cut()?;
         let records = self.log.crash(&mut self.random);
-        self.client = Outgoing::new(Box::new(self.log.clone()), records, self.planted);
+        self.client = Outgoing::new(Box::new(self.log.clone()), records, &self.options);
         self.note_durable();
         Ok(())
     }
@@ -126,7 +128,7 @@ impl World {
             0..15 if self.published.len() < 120 => self.publish(),
             0..35 => self.commit(),
             35..60 if self.connected => {
-                self.up.take_from(&mut self.client.out);
+                self.up.take_from(&mut self.client.out, self.version);
                 if let Some(packet) = self.up.0.pop_front() {
                     self.server.packet(packet, &mut self.down)?;
                 }
@@ -153,7 +155,7 @@ impl World {
         self.connect();
         for _ in 0..5000 {
             self.commit();
-            self.up.take_from(&mut self.client.out);
+            self.up.take_from(&mut self.client.out, self.version);
             while let Some(packet) = self.up.0.pop_front() {
                 self.server.packet(packet, &mut self.down)?;
             }
@@ -184,10 +186,12 @@ impl World {
 fn world(seed: u64, planted: Planted) -> Result<(), String> {
     let log = SimLog::default();
     log.0.lock().unwrap().snapshot_every = 50;
+    let (version, options) = dialect(seed, planted);
     let mut world = World {
         random: fastrand::Rng::with_seed(seed),
-        planted,
-        client: Outgoing::new(Box::new(log.clone()), Vec::new(), planted),
+        client: Outgoing::new(Box::new(log.clone()), Vec::new(), &options),
+        version,
+        options,
         log,
         connected: false,
         server: Server::default(),
@@ -205,6 +209,22 @@ fn world(seed: u64, planted: Planted) -> Result<(), String> {
 #[test]
 fn each_message_arrives_once() {
     assert_eq!(hunt(cases(), |seed| world(seed, Planted::default())), None);
+}
+
+/// Such a server would get the same messages again with every connection.
+#[test]
+fn a_server_that_answers_qos_2_with_puback_is_left() {
+    let (version, options) = dialect(1, Planted::default());
+    let mut client = Outgoing::new(Box::new(super::super::log::NoLog), Vec::new(), &options);
+    let terms = Terms { version, session_present: false, receive_maximum: 5, maximum_packet_size: u32::MAX };
+    client.connected(terms, NOW);
+    let (resolver, ticket) = Ticket::pending();
+    let envelope = Envelope::new(Subject::new("a").unwrap(), "1");
+    client.publish(envelope::encode(&envelope, Qos::ExactlyOnce).unwrap(), None, resolver, NOW);
+    let why = client.packet(&Packet::Puback(Ack::new(PacketId::MIN)), NOW).unwrap_err();
+    assert_eq!(why.kind(), postroad_core::ErrorKind::Unsupported);
+    client.lost(&why);
+    assert!(matches!(ticket.try_get(), Some(Receipt::Unknown(_))), "the server may have it");
 }
 
 #[test]
