@@ -4,4 +4,4 @@
 #[path = "../../crates/mqtt/tests/property/mod.rs"]
 mod property;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| property::check(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| property::decode::check(data));

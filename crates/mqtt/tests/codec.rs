@@ -1,6 +1,10 @@
 //! The table of wire cases, whole, in pieces and truncated; the tables of properties and reason codes.
 
-mod property;
+#[path = "property/decode.rs"]
+mod decode;
+#[path = "property/stream.rs"]
+#[allow(dead_code)] // whole streams are checked in `fuzz.rs`
+mod stream;
 mod wire;
 
 use std::collections::HashSet;
@@ -248,6 +252,12 @@ fn each_property_is_where_it_may_be_once() {
                 continue;
             }
             assert!(once.is_ok(), "{id:#x} on {packet}: {once:?}");
+            let whole = wire::bytes(value);
+            for cut in 0..whole.len() {
+                let value: Vec<String> = whole[..cut].iter().map(|byte| format!("{byte:02X}")).collect();
+                let got = decode(&format!("{before} {id:02X} {}", value.concat()));
+                assert_eq!(got, Err(DecodeError::Truncated), "{id:#x} on {packet}, {cut} bytes of its value");
+            }
             let twice = decode(&format!("{before} {id:02X} {value} {id:02X} {value}"));
             if id == 0x26 || (id == 0x0B && *packet == "Publish") {
                 assert!(twice.is_ok(), "{id:#x} twice on {packet}");
@@ -328,7 +338,7 @@ fn any_bytes_are_packets_or_errors() {
     let cases = wire::cases();
     let start: Vec<&Bytes> = cases.iter().map(|case| &case.bytes).filter(|bytes| bytes.len() < 300).collect();
     for bytes in &start {
-        property::check(bytes);
+        decode::check(bytes);
     }
     for _ in 0..30_000 {
         let mut data = random.choice(&start).unwrap().to_vec();
@@ -343,11 +353,11 @@ fn any_bytes_are_packets_or_errors() {
                 _ => {}
             }
         }
-        property::check(&data);
+        decode::check(&data);
         // With a length that is right again, the change is found further in.
         if data.len() > 2 && data.len() < 130 {
             data[1] = (data.len() - 2) as u8;
-            property::check(&data);
+            decode::check(&data);
         }
     }
 }

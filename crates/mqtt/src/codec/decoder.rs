@@ -204,6 +204,10 @@ impl Decoder {
     }
 
     fn check_first(&self, first: u8) -> Result<PacketType, DecodeError> {
+        // PUBLISH may go either way in every version, and its flags are its own.
+        if self.connected && first >> 4 == PacketType::Publish as u8 {
+            return Ok(PacketType::Publish);
+        }
         let kind = check_first_byte(first, self.version, self.direction);
         match (self.connected, kind) {
             (false, Ok(PacketType::Connect) | Err(DecodeError::FixedFlags)) => kind,
@@ -216,15 +220,29 @@ impl Decoder {
     /// Takes the packet at the front off `buf`; `None` if it is not all there yet.
     ///
     /// What is wrong with a first byte or a length is said before the rest has come.
+    #[inline]
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
-        let Some(&first) = buf.first() else { return Ok(None) };
-        if self.connected
+        // An acknowledgement without a reason: four bytes, the same in every version, read in place because half of all
+        // packets are such.
+        if let &[first @ (0x40 | 0x50 | 0x62 | 0x70), 2, high, low, ..] = &buf[..]
+            && self.connected
             && self.limits.max_packet_size >= 4
-            && let Some(packet) = short_ack(buf)?
         {
+            let id = PacketId::new(u16::from_be_bytes([high, low])).ok_or(DecodeError::PacketIdZero)?;
+            let ack = Ack::new(id);
             buf.advance(4);
-            return Ok(Some(packet));
+            return Ok(Some(match first {
+                0x40 => Packet::Puback(ack),
+                0x50 => Packet::Pubrec(ack),
+                0x62 => Packet::Pubrel(ack),
+                _ => Packet::Pubcomp(ack),
+            }));
         }
+        self.decode_any(buf)
+    }
+
+    fn decode_any(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
+        let Some(&first) = buf.first() else { return Ok(None) };
         let kind = self.check_first(first)?;
         let Frame::Whole { header, body } = frame(buf, self.max_size())? else { return Ok(None) };
         let bytes = buf.split_to(header + body).freeze();
@@ -236,19 +254,4 @@ impl Decoder {
         let context = Context { version, direction: self.direction, limits: &self.limits };
         decode_body(kind, bytes, header, &context).map(Some)
     }
-}
-
-/// An acknowledgement without a reason: four bytes, the same in every version, read in place because half of all
-/// packets are such.
-fn short_ack(buf: &[u8]) -> Result<Option<Packet>, DecodeError> {
-    let &[first, 2, high, low, ..] = buf else { return Ok(None) };
-    let packet: fn(Ack) -> Packet = match first {
-        0x40 => Packet::Puback,
-        0x50 => Packet::Pubrec,
-        0x62 => Packet::Pubrel,
-        0x70 => Packet::Pubcomp,
-        _ => return Ok(None),
-    };
-    let id = PacketId::new(u16::from_be_bytes([high, low])).ok_or(DecodeError::PacketIdZero)?;
-    Ok(Some(packet(Ack::new(id))))
 }

@@ -30,7 +30,7 @@ macro_rules! decode_errors {
             }
 
             /// The normative statement of MQTT 5.0, `MQTT-3.1.0-1`; where the rule has no number, the section of
-            /// MQTT 5.0, `section 3.8.3.1`; `limit` if it is one of ours.
+            /// MQTT 5.0, `section 3.8.3.1`; `limit` if it is one of ours. `of 3.1.1` if 5.0 dropped the rule.
             pub const fn clause(self) -> &'static str {
                 match self {
                     $(Self::$name => $clause,)*
@@ -50,7 +50,7 @@ decode_errors! {
     // The fixed header.
     PacketType, MalformedPacket, "section 2.1.2", "a packet type that this version does not have";
     FixedFlags, MalformedPacket, "MQTT-2.1.3-1", "the reserved flags of the fixed header are not as they must be";
-    TooLarge, PacketTooLarge, "MQTT-3.1.2-24", "the packet is larger than the maximum packet size";
+    TooLarge, PacketTooLarge, "MQTT-3.1.2-24, MQTT-3.2.2-15", "the packet is larger than the maximum packet size";
     WrongDirection, ProtocolError, "section 2.1.2", "the packet may only go the other way";
     NotConnect, ProtocolError, "MQTT-3.1.0-1", "the first packet is not CONNECT";
     SecondConnect, ProtocolError, "MQTT-3.1.0-2", "a second CONNECT";
@@ -82,8 +82,8 @@ decode_errors! {
     WillQosWithoutWill, MalformedPacket, "MQTT-3.1.2-11", "a will QoS without a will";
     WillQos, MalformedPacket, "MQTT-3.1.2-12", "the will QoS is 3";
     WillRetainWithoutWill, MalformedPacket, "MQTT-3.1.2-13", "a will retain without a will";
-    PasswordWithoutUserName, MalformedPacket, "MQTT-3.1.2-22", "a password without a user name, before MQTT 5.0";
-    ClientId, ClientIdentifierNotValid, "MQTT-3.1.3-8", "no client identifier where one is needed";
+    PasswordWithoutUserName, MalformedPacket, "MQTT-3.1.2-22 of 3.1.1", "a password without a user name, before MQTT 5.0";
+    ClientId, ClientIdentifierNotValid, "MQTT-3.1.3-8 of 3.1.1", "no client identifier where one is needed";
     ConnackFlags, MalformedPacket, "MQTT-3.2.2-1", "the reserved acknowledge flags are not 0";
     SessionPresent, ProtocolError, "MQTT-3.2.2-6", "a session is present, but the connection is refused";
     // PUBLISH.

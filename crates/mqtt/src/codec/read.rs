@@ -15,6 +15,10 @@ pub(super) fn varint(bytes: &[u8]) -> Result<Option<(u32, usize)>> {
     if first < 0x80 {
         return Ok(Some((u32::from(first), 1)));
     }
+    // Nearly all others are below 16,384.
+    if let &[_, second @ 1..0x80, ..] = bytes {
+        return Ok(Some((u32::from(first & 0x7F) | u32::from(second) << 7, 2)));
+    }
     let mut value = u32::from(first & 0x7F);
     for (index, &byte) in bytes.iter().enumerate().take(4).skip(1) {
         value |= u32::from(byte & 0x7F) << (7 * index);

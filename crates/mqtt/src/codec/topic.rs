@@ -24,15 +24,19 @@ pub fn validate_name(name: &str, max_levels: usize) -> Result<(), DecodeError> {
     if name.is_empty() {
         return Err(DecodeError::TopicEmpty);
     }
-    let mut levels = 1;
+    // Without an early end, so that it is done for many bytes at once.
+    let (mut wild, mut levels) = (false, 1);
     for byte in name.bytes() {
-        match byte {
-            b'#' | b'+' => return Err(DecodeError::TopicWildcard),
-            b'/' => levels += 1,
-            _ => {}
-        }
+        wild |= byte == b'#' || byte == b'+';
+        levels += usize::from(byte == b'/');
     }
-    if levels > max_levels { Err(DecodeError::TopicLevels) } else { Ok(()) }
+    if wild {
+        Err(DecodeError::TopicWildcard)
+    } else if levels > max_levels {
+        Err(DecodeError::TopicLevels)
+    } else {
+        Ok(())
+    }
 }
 
 /// Checks a topic filter without the rules of `$share/`: not empty, `+` and `#` are whole levels, `#` the last one, at

@@ -276,6 +276,10 @@ fn publish(t: &mut Table) {
         "é€😀",
         "\u{1}",
         "\u{feff}a",
+        "\u{7f}",
+        "\u{9f}",
+        "\u{ffff}",
+        "\u{2a6d4}",
         ".",
         "*",
         ">",
@@ -490,6 +494,14 @@ fn subscribe(t: &mut Table) {
         wire,
         Subscribe { properties: Some(Box::new(properties)), ..one("a/b") },
     );
+    for (wire, number) in
+        [("7F", 127), ("8001", 128), ("FF7F", 16_383), ("808001", 16_384), ("80808001", 2_097_152)]
+    {
+        let properties = SubscribeProperties { subscription_id: Some(sub_id(number)), ..Default::default() };
+        let properties = Some(Box::new(properties));
+        let wire = format!("82 ~ 000A {{ 0B {wire} }} 'a/b' 01");
+        t.case("subscribe with an id", V5, UP, &wire, Subscribe { properties, ..one("a/b") });
+    }
 
     let un = |filters: &[&str]| Unsubscribe {
         packet_id: id(11),
