@@ -4,9 +4,18 @@
 //! and then publishes its number: every [`Ticket`] up to it is committed. There is no timer: while one cycle is on
 //! the disk the next one fills. When the system is quiet the publisher runs the cycle itself and saves two
 //! thread hand-offs.
+//!
+//! A record may do without the sync ([`Writer::buffered`](crate::Writer::buffered)): then it is *written* at the end of
+//! its cycle, and committed with the next cycle that has a record which does not, or a little later. Both marks are of
+//! one order: what is committed, or written, is everything up to some cycle.
+
+mod options;
+mod unsynced;
+
+pub use options::{CommitStats, CommitterOptions, Planted, SyncMode};
 
 use crate::error::JournalError;
-use crate::journal::Inner;
+use crate::journal::{Inner, Synced, Wish};
 use crate::storage::{LockGuard, Storage, StorageFile};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -32,91 +41,16 @@ const GATHER_BYTES: u64 = 4 << 10;
 /// With less free than this it is asked each time.
 const ALWAYS_MEASURE: u64 = 64 << 20;
 
-/// When a record counts as committed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SyncMode {
-    /// After a write with `O_DSYNC`, which is write and fdatasync in one, or after fdatasync, or after syncfs when many
-    /// files are dirty.
-    #[default]
-    Fdatasync,
-    /// After it was written to the operating system: a power failure may lose it, a killed process does not.
-    Os,
-}
-
-/// Deliberate defects, for the tests that prove that tests find them.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Planted {
-    /// Reports a commit before its sync.
-    pub ack_before_sync: bool,
-    /// Accepts records whatever their checksum.
-    pub no_crc_check: bool,
-    /// Appends behind a torn tail without cutting it.
-    pub glue_on_torn_tail: bool,
-    /// Does not sync directories.
-    pub no_dir_sync: bool,
-}
-
-/// Limits and habits of a [`Committer`].
-#[derive(Clone, Debug)]
-pub struct CommitterOptions {
-    /// When a record counts as committed.
-    pub sync: SyncMode,
-    /// Bytes that one commit writes to one journal, about. Larger writes are throttled by disks.
-    pub max_batch_bytes: usize,
-    /// Bytes that may wait for the disk in all journals together.
-    pub max_queued_bytes: u64,
-    /// Publishing stops when less than this is free on the disk.
-    pub disk_floor: u64,
-    /// Write filler ahead of the records, so that a small commit changes no file size. Also the reserve in which
-    /// settlements fit when the disk is full.
-    pub preallocate: bool,
-    /// Write what must be durable around the page cache, where the disk can: faster, and what is read back later than
-    /// [`tail_cache_bytes`](Self::tail_cache_bytes) says comes from the disk. Needs `preallocate`.
-    pub direct_io: bool,
-    /// Segment files held open for writing, all journals together. With [`direct_io`](Self::direct_io) each takes two
-    /// descriptors.
-    pub max_open_files: usize,
-    /// Recently committed bytes kept in memory for readers, all journals together.
-    pub tail_cache_bytes: u64,
-    #[doc(hidden)]
-    pub planted: Planted,
-}
-
-impl Default for CommitterOptions {
-    fn default() -> Self {
-        Self {
-            sync: SyncMode::Fdatasync,
-            max_batch_bytes: 1 << 20,
-            max_queued_bytes: 64 << 20,
-            disk_floor: 64 << 20,
-            preallocate: true,
-            direct_io: true,
-            max_open_files: 512,
-            tail_cache_bytes: 64 << 20,
-            planted: Planted::default(),
-        }
-    }
-}
-
-/// Counters since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CommitStats {
-    /// Commits.
-    pub commits: u64,
-    /// Bytes written, with filler.
-    pub bytes: u64,
-    /// Bytes that wait for the disk now.
-    pub queued: u64,
-    /// Free bytes on the disk when last asked.
-    pub free: u64,
-}
+/// Who waits for which cycle.
+type Waiters = BTreeMap<u64, Vec<Arc<dyn Signal>>>;
 
 #[derive(Default)]
 struct Queue {
     // Journals whose front batch belongs to the next cycle.
     dirty: Vec<Arc<Inner>>,
-    waiters: BTreeMap<u64, Vec<Arc<dyn Signal>>>,
+    // For a commit, and for a write.
+    committing: Waiters,
+    writing: Waiters,
     // The number of the next cycle.
     open: u64,
     sleeping: bool,
@@ -128,6 +62,17 @@ struct Queue {
 struct Cycle {
     number: u64,
     journals: Vec<Arc<Inner>>,
+    // It ends with a sync.
+    syncs: bool,
+}
+
+/// What only a cycle, or who waits for one, may touch.
+#[derive(Default)]
+struct Running {
+    // A cycle that could not finish because the disk is full.
+    cycle: Option<Cycle>,
+    // Journals with bytes that were written and not synced.
+    unsynced: Vec<Arc<Inner>>,
 }
 
 /// Commits all journals below one data directory. See the module.
@@ -138,9 +83,17 @@ pub struct Committer {
     _lock: LockGuard,
     queue: Mutex<Queue>,
     work: Condvar,
-    // Held while a cycle runs; inside, a cycle that could not finish because the disk is full.
-    running: Mutex<Option<Cycle>>,
+    // Held while a cycle runs.
+    running: Mutex<Running>,
+    // Held while files are synced that have bytes of earlier cycles: the operating system tells a failure once. Taken
+    // after `running`, never before.
+    syncing: Mutex<()>,
+    // A sync runs beside the cycles.
+    aside: AtomicBool,
+    written: AtomicU64,
     committed: AtomicU64,
+    // Since when something is written and not synced, in microseconds since `started`; 0: nothing is.
+    unsynced_since: AtomicU64,
     // True while cycles have at most one waiter: then the publisher commits inline.
     quiet: AtomicBool,
     pub(crate) queued: AtomicU64,
@@ -192,8 +145,12 @@ impl Committer {
             _lock: lock,
             queue: Mutex::new(Queue { open: 1, ..Queue::default() }),
             work: Condvar::new(),
-            running: Mutex::new(None),
+            running: Mutex::new(Running::default()),
+            syncing: Mutex::new(()),
+            aside: AtomicBool::new(false),
+            written: AtomicU64::new(0),
             committed: AtomicU64::new(0),
+            unsynced_since: AtomicU64::new(0),
             quiet: AtomicBool::new(true),
             queued: AtomicU64::new(0),
             tail_bytes: AtomicU64::new(0),
@@ -222,8 +179,8 @@ impl Committer {
         let rest = Queue { open: queue.open, stop: true, ..Queue::default() };
         let left = std::mem::replace(&mut *queue, rest);
         drop(queue);
-        let cycle = lock(&self.running).take();
-        drop((left, cycle));
+        let running = std::mem::take(&mut *lock(&self.running));
+        drop((left, running));
     }
 
     /// The data directory.
@@ -246,6 +203,11 @@ impl Committer {
         Ticket(self.committed.load(Ordering::Acquire))
     }
 
+    /// Everything up to this ticket is at least written to the operating system: a killed process does not lose it.
+    pub fn written(&self) -> Ticket {
+        Ticket(self.written.load(Ordering::Acquire))
+    }
+
     /// True if `ticket` is committed.
     pub fn is_committed(&self, ticket: Ticket) -> bool {
         self.committed() >= ticket
@@ -262,7 +224,7 @@ impl Committer {
     /// Counters.
     pub fn stats(&self) -> CommitStats {
         CommitStats {
-            commits: self.committed.load(Ordering::Relaxed),
+            commits: self.written.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             queued: self.queued.load(Ordering::Relaxed),
             free: self.free.load(Ordering::Relaxed),
@@ -307,19 +269,34 @@ impl Committer {
 
     /// `signal` is called when `ticket` is committed, or at once if it is (also when the journal has failed).
     pub fn notify(&self, ticket: Ticket, signal: &Arc<dyn Signal>) {
+        self.wait(ticket, signal, |queue| &mut queue.committing, Self::committed);
+    }
+
+    /// The same for when it is [`written`](Self::written).
+    pub fn notify_written(&self, ticket: Ticket, signal: &Arc<dyn Signal>) {
+        self.wait(ticket, signal, |queue| &mut queue.writing, Self::written);
+    }
+
+    fn wait(
+        &self,
+        ticket: Ticket,
+        signal: &Arc<dyn Signal>,
+        waiters: impl FnOnce(&mut Queue) -> &mut Waiters,
+        reached: impl FnOnce(&Self) -> Ticket,
+    ) {
         let mut queue = lock(&self.queue);
-        if self.is_committed(ticket) || self.has_failed.load(Ordering::Acquire) {
+        if reached(self) >= ticket || self.has_failed.load(Ordering::Acquire) {
             drop(queue);
             signal.signal();
             return;
         }
-        queue.waiters.entry(ticket.0).or_default().push(signal.clone());
+        waiters(&mut queue).entry(ticket.0).or_default().push(signal.clone());
     }
 
-    /// `signal` is called at the next commit.
+    /// `signal` is called at the end of the next cycle.
     pub fn notify_next(&self, signal: &Arc<dyn Signal>) {
-        let ticket = Ticket(self.committed().0 + 1);
-        self.notify(ticket, signal);
+        let ticket = Ticket(self.written().0 + 1);
+        self.notify_written(ticket, signal);
     }
 
     /// A journal opened a segment to write to: another lets go of its own, if there are too many.
@@ -349,7 +326,7 @@ impl Committer {
     pub fn flush(&self, inline: bool) -> bool {
         let mut committed = false;
         if inline
-            && self.quiet.load(Ordering::Relaxed)
+            && (self.quiet.load(Ordering::Relaxed) || self.aside.load(Ordering::Relaxed))
             && let Ok(mut running) = self.running.try_lock()
         {
             self.inline_since.store(self.micros(), Ordering::Relaxed);
@@ -393,7 +370,7 @@ impl Committer {
         })
     }
 
-    /// Lets the thread finish what is queued and end.
+    /// Lets the thread finish what is queued, sync it, and end.
     pub fn stop(&self) {
         lock(&self.queue).stop = true;
         self.work.notify_all();
@@ -411,19 +388,25 @@ impl Committer {
                         break;
                     }
                     if queue.stop {
-                        return Ok(());
+                        drop(queue);
+                        return self.sync_now().map(drop);
+                    }
+                    // The timeout notices a failure of an inline commit.
+                    let wait = self.sync_due().unwrap_or(Duration::MAX).min(Duration::from_millis(250));
+                    if wait.is_zero() {
+                        break;
                     }
                     queue.sleeping = true;
-                    // The timeout notices a failure of an inline commit.
-                    let (guard, _) = self
-                        .work
-                        .wait_timeout(queue, Duration::from_millis(250))
-                        .unwrap_or_else(PoisonError::into_inner);
+                    let (guard, _) =
+                        self.work.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner);
                     queue = guard;
                     queue.sleeping = false;
                 }
                 self.stalled.load(Ordering::Relaxed)
             };
+            if self.sync_due() == Some(Duration::ZERO) {
+                self.sync_now()?;
+            }
             if stalled {
                 std::thread::sleep(Duration::from_millis(50));
                 self.measure_disk();
@@ -444,11 +427,11 @@ impl Committer {
         }
     }
 
-    fn cycle(&self, running: &mut Option<Cycle>) -> Result<bool, JournalError> {
+    fn cycle(&self, running: &mut Running) -> Result<bool, JournalError> {
         if let Some(failure) = self.failure() {
             return Err(failure);
         }
-        let mut cycle = match running.take() {
+        let mut cycle = match running.cycle.take() {
             Some(cycle) => cycle,
             None => {
                 let mut queue = lock(&self.queue);
@@ -457,10 +440,10 @@ impl Committer {
                 }
                 let number = queue.open;
                 queue.open += 1;
-                Cycle { number, journals: std::mem::take(&mut queue.dirty) }
+                Cycle { number, journals: std::mem::take(&mut queue.dirty), syncs: false }
             }
         };
-        if let Err(error) = self.write(&mut cycle) {
+        if let Err(error) = self.write(running, &mut cycle) {
             if error.is_out_of_files() {
                 tracing::warn!(%error, "too many open files: commits wait until some are closed; raise `ulimit -n`");
             }
@@ -470,7 +453,7 @@ impl Committer {
                     // Only the thread tries again.
                     self.work.notify_all();
                 }
-                *running = Some(cycle);
+                running.cycle = Some(cycle);
                 return Err(JournalError::DiskFull);
             }
             return Err(self.fail(&error));
@@ -478,39 +461,55 @@ impl Committer {
         if self.stalled.swap(false, Ordering::Relaxed) {
             tracing::info!("the disk has space again: commits go on");
         }
-        let waiters = self.publish(&cycle);
+        let waiters = self.publish(running, &cycle);
         self.quiet.store(waiters <= 1, Ordering::Relaxed);
         Ok(true)
     }
 
-    /// Writes and syncs the front batch of every journal of the cycle. Can be repeated after a full disk.
-    fn write(&self, cycle: &mut Cycle) -> Result<(), JournalError> {
+    /// Writes the front batch of every journal of the cycle, and syncs them if one asks for it. Can be repeated after a
+    /// full disk.
+    fn write(&self, running: &mut Running, cycle: &mut Cycle) -> Result<(), JournalError> {
         let mut files: Vec<(Arc<dyn StorageFile>, PathBuf)> = Vec::with_capacity(cycle.journals.len());
         let mut written = 0;
         let syncs = self.options.sync == SyncMode::Fdatasync;
+        // Unsynced files are held open.
+        cycle.syncs |= !syncs
+            || running.unsynced.len() >= self.options.max_open_files.max(1)
+            || cycle.journals.iter().any(|journal| journal.wants_sync());
         // One syncfs costs about as much as two durable writes, however many files are dirty.
         let direct =
             self.options.direct_io && self.options.preallocate && !self.options.planted.ack_before_sync;
-        let through = syncs && direct && cycle.journals.len() <= 3;
+        let through = syncs && direct && cycle.journals.len() + running.unsynced.len() <= 3;
         for journal in &cycle.journals {
-            if let Some(file) = journal.write_front(through)? {
+            let wish = if cycle.syncs { Wish::Now { through } } else { Wish::Later };
+            if let Some(file) = journal.write_front(wish)? {
                 written += file.bytes;
-                if !through {
-                    files.push((file.file, file.path));
+                match file.sync {
+                    Synced::Yes => {}
+                    Synced::No => {
+                        // Somebody has joined who asks for it.
+                        cycle.syncs = true;
+                        files.push((file.file, file.path));
+                    }
+                    Synced::Later { first: true } => running.unsynced.push(journal.clone()),
+                    Synced::Later { first: false } => {}
                 }
             }
             if syncs && files.len() >= self.options.max_open_files.max(1) {
-                self.sync(&files)?;
+                self.sync(&files, !running.unsynced.is_empty())?;
                 files.clear();
             }
         }
         self.bytes.fetch_add(written, Ordering::Relaxed);
         self.last_bytes.store(written, Ordering::Relaxed);
         if self.options.planted.ack_before_sync {
-            self.wake(cycle.number);
+            self.wake(cycle.number, true);
         }
-        if syncs {
-            self.sync(&files)?;
+        if syncs && cycle.syncs {
+            if !self.options.planted.forget_unsynced {
+                self.add_unsynced(&running.unsynced, &mut files);
+            }
+            self.sync(&files, !running.unsynced.is_empty())?;
         }
         let near_floor = self.free.load(Ordering::Relaxed) < self.options.disk_floor.saturating_mul(4);
         if near_floor || cycle.number.is_multiple_of(64) {
@@ -523,55 +522,73 @@ impl Committer {
         Ok(())
     }
 
-    fn sync(&self, files: &[(Arc<dyn StorageFile>, PathBuf)]) -> Result<(), JournalError> {
-        if files.len() > 3 {
-            let synced = self.storage.sync_filesystem(&self.root);
-            if synced.map_err(|e| JournalError::io("sync the filesystem of", &self.root, e))? {
-                return Ok(());
-            }
-        }
-        for (file, path) in files {
-            file.sync_data().map_err(|e| JournalError::io("sync", path, e))?;
-        }
-        Ok(())
-    }
-
-    /// The cycle is durable: tell the journals, then everybody who waits. Says how many waited.
-    fn publish(&self, cycle: &Cycle) -> usize {
+    /// The cycle is written, or durable: tell the journals, then everybody who waits. Says how many waited.
+    fn publish(&self, running: &mut Running, cycle: &Cycle) -> usize {
         for journal in &cycle.journals {
-            journal.committed(cycle.number);
+            journal.done(cycle.number, cycle.syncs);
         }
-        self.wake(cycle.number)
+        if cycle.syncs {
+            for journal in running.unsynced.drain(..) {
+                journal.synced(cycle.number, u64::MAX);
+            }
+            self.unsynced_since.store(0, Ordering::Relaxed);
+        }
+        self.wake(cycle.number, cycle.syncs)
     }
 
-    fn wake(&self, number: u64) -> usize {
-        let waiters = {
+    /// Everything up to `number` is written, and synced if it is said.
+    fn wake(&self, number: u64, synced: bool) -> usize {
+        let (written, committed) = {
             let mut queue = lock(&self.queue);
-            self.committed.store(number, Ordering::Release);
-            let later = queue.waiters.split_off(&(number + 1));
-            std::mem::replace(&mut queue.waiters, later)
+            self.written.fetch_max(number, Ordering::AcqRel);
+            let committed = if synced { self.reach(&mut queue, number) } else { Waiters::new() };
+            if !synced && self.unsynced_since.load(Ordering::Relaxed) == 0 {
+                self.unsynced_since.store(self.micros(), Ordering::Relaxed);
+                // The thread sleeps longer than that.
+                self.work.notify_one();
+            }
+            (up_to(&mut queue.writing, number), committed)
         };
-        let mut count = 0;
-        for signal in waiters.into_values().flatten() {
-            count += 1;
-            signal.signal();
-        }
-        count
+        call(written) + call(committed)
+    }
+
+    /// Everything up to `number` is durable; says who waited for that.
+    fn reach(&self, queue: &mut Queue, number: u64) -> Waiters {
+        self.committed.fetch_max(number, Ordering::AcqRel);
+        up_to(&mut queue.committing, number)
     }
 
     /// After a failed write or sync nothing is known of the disk: promise nothing more.
     fn fail(&self, error: &JournalError) -> JournalError {
-        let text: Arc<str> = error.to_string().into();
+        let text: Arc<str> = match error {
+            JournalError::Failed(text) => text.clone(),
+            other => other.to_string().into(),
+        };
         *lock(&self.failed) = Some(text.clone());
         let waiters = {
             let mut queue = lock(&self.queue);
             self.has_failed.store(true, Ordering::Release);
-            std::mem::take(&mut queue.waiters)
+            (std::mem::take(&mut queue.writing), std::mem::take(&mut queue.committing))
         };
-        for signal in waiters.into_values().flatten() {
-            signal.signal();
-        }
+        call(waiters.0);
+        call(waiters.1);
         self.work.notify_all();
         JournalError::Failed(text)
     }
+}
+
+/// Takes those out who wait for `number` or less.
+fn up_to(waiters: &mut Waiters, number: u64) -> Waiters {
+    let later = waiters.split_off(&(number + 1));
+    std::mem::replace(waiters, later)
+}
+
+/// Calls them; says how many they were.
+fn call(waiters: Waiters) -> usize {
+    let mut count = 0;
+    for signal in waiters.into_values().flatten() {
+        count += 1;
+        signal.signal();
+    }
+    count
 }

@@ -58,6 +58,14 @@ impl JournalError {
         Self::Io { op, path: path.to_owned(), source: Arc::new(source) }
     }
 
+    /// What could be tried again usually cannot be now: bytes are lost that nobody has any more.
+    pub(crate) fn fatal(self) -> Self {
+        match self {
+            Self::Failed(_) => self,
+            other => Self::Failed(other.to_string().into()),
+        }
+    }
+
     /// True if the process or the system has too many open files: nothing was done, and it passes.
     pub fn is_out_of_files(&self) -> bool {
         // EMFILE, ENFILE.

@@ -2,6 +2,8 @@
 
 mod commit;
 
+pub(crate) use commit::{Synced, Wish};
+
 use crate::committer::{Committer, Ticket, lock};
 use crate::error::JournalError;
 use crate::record::{self, Publish};
@@ -42,6 +44,8 @@ pub struct JournalStats {
     pub last: u64,
     /// The newest message committed.
     pub committed: u64,
+    /// The newest message written: it can be read.
+    pub written: u64,
     /// Bytes of records in the segments, with what is queued.
     pub bytes: u64,
     /// Segment files.
@@ -114,8 +118,21 @@ pub(crate) struct Batch {
     bytes: Vec<u8>,
     last_seq: u64,
     ticket: Ticket,
-    // No record yet: the next one carries the commit mark.
+    // No record yet: the next one carries the commit mark, if it may.
     empty: bool,
+    // Its cycle ends with a sync. Without a record, too: it may be there to make a segment.
+    sync: bool,
+}
+
+/// What was written and not synced. It is all in one file: a segment that gets a successor is synced.
+pub(crate) struct Unsynced {
+    file: Arc<dyn StorageFile>,
+    path: PathBuf,
+    // The segment, and where in it this begins.
+    number: u64,
+    from: u64,
+    // The newest commit.
+    ticket: Ticket,
 }
 
 /// Committed bytes that are still in memory.
@@ -130,7 +147,10 @@ pub(crate) struct State {
     queue: VecDeque<Batch>,
     pub(crate) tail: VecDeque<Chunk>,
     tail_bytes: u64,
-    pub(crate) committed_seq: u64,
+    // The newest messages that are durable, and that can be read.
+    committed_seq: u64,
+    pub(crate) written_seq: u64,
+    unsynced: Option<Unsynced>,
     last_time: u64,
     // The capacity the next batch starts with.
     hint: usize,
@@ -166,6 +186,7 @@ pub struct Writer<'a> {
     // The fields every message of this writer has alike.
     stamp: Vec<u8>,
     added: u64,
+    sync: bool,
 }
 
 impl Journal {
@@ -183,6 +204,8 @@ impl Journal {
             tail: VecDeque::new(),
             tail_bytes: 0,
             committed_seq,
+            written_seq: committed_seq,
+            unsynced: None,
             last_time,
             hint: 256,
             stuck: false,
@@ -214,7 +237,7 @@ impl Journal {
         let mut state = lock(&self.inner.state);
         state.last_time = state.last_time.max(now);
         let time = state.last_time;
-        Writer { inner: &self.inner, state, time, stamp: Vec::new(), added: 0 }
+        Writer { inner: &self.inner, state, time, stamp: Vec::new(), added: 0, sync: true }
     }
 
     /// Sizes.
@@ -224,6 +247,7 @@ impl Journal {
             first: state.segments.front().map_or(1, |s| s.header.base),
             last: state.last_seq(),
             committed: state.committed_seq,
+            written: state.written_seq,
             bytes: state.segments.iter().map(|s| s.end).sum(),
             segments: state.segments.len(),
             index_memory: state
@@ -379,8 +403,19 @@ impl State {
         if self.queue.iter().any(|batch| batch.number == last.header.number && batch.offset == start) {
             return 0;
         }
+        if self.unsynced.as_ref().is_some_and(|u| u.number < last.header.number || u.from <= start) {
+            return 0;
+        }
         let sealed = self.segments.len() - 1;
         self.segments.iter().take(sealed).take_while(|s| s.next_seq() <= seq).count()
+    }
+
+    /// True if all before the last batch is durable when that is written: then it may carry the commit mark.
+    fn follows_durable(&self) -> bool {
+        match self.queue.len().checked_sub(2).and_then(|before| self.queue.get(before)) {
+            Some(before) => before.sync,
+            None => self.unsynced.is_none(),
+        }
     }
 
     pub(crate) fn segment_of(&self, seq: u64) -> Option<&Segment> {
@@ -412,7 +447,7 @@ impl Inner {
         };
         let bytes = Vec::with_capacity(state.hint);
         let last_seq = state.last_seq();
-        state.queue.push_back(Batch { number, offset, bytes, last_seq, ticket, empty: true });
+        state.queue.push_back(Batch { number, offset, bytes, last_seq, ticket, empty: true, sync: true });
     }
 
     /// Keeps a committed batch for readers, within the budget of all journals.
@@ -447,6 +482,14 @@ impl Inner {
 }
 
 impl Writer<'_> {
+    /// What is appended from now on does not ask to be synced: see [`Committer::written`]. It is committed with what
+    /// does, or a little later.
+    #[must_use]
+    pub fn buffered(mut self) -> Self {
+        self.sync = false;
+        self
+    }
+
     /// Appends a message; says its sequence.
     pub fn publish(&mut self, publish: &Publish<'_>) -> u64 {
         let seq = self.state.last_seq() + 1;
@@ -463,7 +506,9 @@ impl Writer<'_> {
 
     /// The commit that what was appended last is part of, by this writer or before; `Ticket(0)` if that is committed.
     pub fn ticket(&self) -> Ticket {
-        self.state.queue.iter().rev().find(|batch| !batch.empty).map_or(Ticket(0), |batch| batch.ticket)
+        let queued = self.state.queue.iter().rev().find(|batch| !batch.empty).map(|batch| batch.ticket);
+        let unsynced = || self.state.unsynced.as_ref().map(|unsynced| unsynced.ticket);
+        queued.or_else(unsynced).unwrap_or(Ticket(0))
     }
 
     /// The newest message.
@@ -485,6 +530,7 @@ impl Writer<'_> {
             self.inner.push_batch(&mut self.state);
         }
         let state = &mut *self.state;
+        let may_mark = self.inner.committer.options.planted.mark_unsynced || state.follows_durable();
         let (Some(segment), Some(batch)) = (state.segments.back_mut(), state.queue.back_mut()) else {
             return;
         };
@@ -493,12 +539,13 @@ impl Writer<'_> {
                 self.stamp = record::publish_stamp(self.time);
             }
             batch.bytes.reserve(estimate);
-            record::start_publish(&mut batch.bytes, seq, &self.stamp, batch.empty)
+            record::start_publish(&mut batch.bytes, seq, &self.stamp, batch.empty && may_mark)
         } else {
-            record::start(&mut batch.bytes, seq, self.time, kind, batch.empty)
+            record::start(&mut batch.bytes, seq, self.time, kind, batch.empty && may_mark)
         };
         fields(&mut batch.bytes);
         record::finish(&mut batch.bytes, begin, segment.header.salt);
+        batch.sync = self.sync || batch.sync && !batch.empty;
         batch.empty = false;
         batch.last_seq = seq;
         let written = (batch.bytes.len() - begin) as u64;

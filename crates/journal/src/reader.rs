@@ -1,4 +1,4 @@
-//! Reading committed messages back, from memory where they still are, else from the segments.
+//! Reading written messages back, from memory where they still are, else from the segments.
 
 use crate::committer::lock;
 use crate::error::JournalError;
@@ -21,7 +21,7 @@ enum Place {
         offset: u64,
         size: usize,
     },
-    /// Trimmed, lost, or not committed yet.
+    /// Trimmed, lost, or not written yet.
     Nowhere,
 }
 
@@ -36,7 +36,7 @@ struct Source {
 }
 
 impl Journal {
-    /// The message `seq`; `None` if it is not committed, or not there any more.
+    /// The message `seq`; `None` if it is not written, or not there any more.
     pub fn read(&self, seq: u64) -> Result<Option<Event>, JournalError> {
         let mut events = Vec::with_capacity(1);
         self.read_many(&[seq], &mut events)?;
@@ -165,7 +165,7 @@ fn damaged(source: &Source, offset: u64, what: &str) -> JournalError {
 }
 
 fn locate(state: &State, seq: u64) -> Place {
-    if seq > state.committed_seq {
+    if seq > state.written_seq {
         return Place::Nowhere;
     }
     let Some(segment) = state.segment_of(seq) else { return Place::Nowhere };

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Run, Setup, Step, check_after_crash, workload};
+use common::{Run, Setup, Step, buffered_workload, check_after, check_after_crash, workload};
 use postroad_journal::{
     Planted,
     storage::{Call, CrashMode, SimStorage},
@@ -29,7 +29,7 @@ fn crash_everywhere(setup: &Setup, steps: &[Step]) -> Result<u64, String> {
         for (mode, seed) in modes() {
             let disk = storage.fork(seed * 1000 + k);
             disk.crash(mode);
-            check_after_crash(&run, &disk)
+            check_after(&run, &disk, mode)
                 .map_err(|e| format!("crash at call {k}, {mode:?}, seed {seed}: {e}"))?;
         }
         if !storage.has_crashed() {
@@ -63,6 +63,37 @@ fn nor_with_many_logs_and_one_sync_for_all() {
     assert!(storage.trace().iter().any(|(call, _)| *call == Call::SyncFilesystem));
 }
 
+/// What asked for a sync is there after a power cut, with all before it; what did not is there when only the process dies.
+#[test]
+fn nor_when_only_some_ask_for_a_sync() {
+    for (logs, preallocate) in [(1, false), (1, true), (2, true), (5, false)] {
+        let setup = Setup { logs, preallocate, ..Setup::default() };
+        let steps = buffered_workload(logs);
+        crash_everywhere(&setup, &steps).unwrap_or_else(|e| panic!("{logs} logs, {preallocate}: {e}"));
+        // Some of it must really have been without a sync.
+        let storage = SimStorage::new(1);
+        let mut run = Run::new(&setup, &storage);
+        let mut unsynced = 0;
+        for step in &steps {
+            run.run(std::slice::from_ref(step)).unwrap();
+            unsynced += usize::from(run.models.iter().any(|model| model.committed < model.written));
+        }
+        assert!(unsynced > 5, "{unsynced}");
+    }
+}
+
+/// Writes around the page cache do not sync what is in other blocks of it.
+#[test]
+fn nor_when_a_durable_write_follows_a_large_one_without_a_sync() {
+    let setup = Setup { preallocate: true, segment_bytes: 40_000, ..Setup::default() };
+    let mut steps = Vec::new();
+    for _ in 0..3 {
+        steps.extend([Step::Buffered { log: 0, sizes: vec![9000] }, Step::Commit]);
+        steps.extend([Step::Publish { log: 0, sizes: vec![10] }, Step::Commit]);
+    }
+    crash_everywhere(&setup, &steps).unwrap();
+}
+
 #[test]
 fn nor_when_the_one_sync_does_not_exist() {
     let setup = Setup { logs: 5, ..Setup::default() };
@@ -79,18 +110,23 @@ fn nor_when_the_one_sync_does_not_exist() {
 
 #[test]
 fn a_crash_during_recovery_is_survived_too() {
+    for steps in [workload(1), buffered_workload(1)] {
+        crash_in_recovery(&steps);
+    }
+}
+
+fn crash_in_recovery(steps: &[Step]) {
     let setup = Setup { preallocate: true, ..Setup::default() };
-    let steps = workload(1);
     let total = {
         let storage = SimStorage::new(0);
-        Run::new(&setup, &storage).run(&steps).unwrap();
+        Run::new(&setup, &storage).run(steps).unwrap();
         storage.calls()
     };
     for k in (1..total).step_by(5) {
         let storage = SimStorage::new(k);
         storage.crash_at(k);
         let mut run = Run::new(&setup, &storage);
-        let _ = run.run(&steps);
+        let _ = run.run(steps);
         for mode in [CrashMode::RandomPrefix, CrashMode::RandomSectors, CrashMode::KeepAll] {
             let torn = storage.fork(k);
             torn.crash(mode);
@@ -116,6 +152,29 @@ fn a_crash_during_recovery_is_survived_too() {
 fn caught(planted: Planted) -> String {
     let setup = Setup { planted, ..Setup::default() };
     crash_everywhere(&setup, &workload(1)).expect_err("the planted defect was not caught")
+}
+
+fn caught_buffered(planted: Planted) -> String {
+    let setup = Setup { planted, preallocate: true, logs: 2, ..Setup::default() };
+    crash_everywhere(&setup, &buffered_workload(2)).expect_err("the planted defect was not caught")
+}
+
+#[test]
+fn catches_a_sync_that_forgets_what_was_written_without_one() {
+    let why = caught_buffered(Planted { forget_unsynced: true, ..Planted::default() });
+    assert!(why.contains("were committed") || why.contains("damaged"), "{why}");
+}
+
+#[test]
+fn catches_a_commit_mark_behind_what_is_not_durable() {
+    let why = caught_buffered(Planted { mark_unsynced: true, ..Planted::default() });
+    assert!(why.contains("damaged"), "{why}");
+}
+
+#[test]
+fn catches_a_segment_behind_one_that_is_not_durable() {
+    let why = caught_buffered(Planted { seal_unsynced: true, ..Planted::default() });
+    assert!(why.contains("damaged"), "{why}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Run, Setup, Step, check_after_crash, workload};
+use common::{Run, Setup, Step, buffered_workload, check_after_crash, workload};
 use postroad_journal::{
     JournalError, SyncMode,
     storage::{Call, CrashMode, FaultKind, SimStorage, Storage},
@@ -32,10 +32,11 @@ fn run_with_fault(setup: &Setup, steps: &[Step], k: u64, kind: FaultKind) -> (Ru
 }
 
 fn each_call(setup: &Setup, kind: FaultKind, mut check: impl FnMut(u64, Run, Result<(), JournalError>)) {
-    let steps = workload(setup.logs);
-    for k in 1..=calls(setup, &steps) {
-        let (run, outcome) = run_with_fault(setup, &steps, k, kind);
-        check(k, run, outcome);
+    for steps in [workload(setup.logs), buffered_workload(setup.logs)] {
+        for k in 1..=calls(setup, &steps) {
+            let (run, outcome) = run_with_fault(setup, &steps, k, kind);
+            check(k, run, outcome);
+        }
     }
 }
 
@@ -91,8 +92,10 @@ fn after_an_error_nothing_more_is_promised_and_nothing_promised_is_lost() {
 
 #[test]
 fn a_full_disk_at_any_call_is_waited_for_or_reported() {
-    for setup in setups() {
-        let steps = workload(setup.logs);
+    let both = |setup: Setup| {
+        [(setup.clone(), workload(setup.logs)), (setup.clone(), buffered_workload(setup.logs))]
+    };
+    for (setup, steps) in setups().into_iter().flat_map(both) {
         for k in 1..=calls(&setup, &steps) {
             let storage = SimStorage::new(k);
             storage.fail_at(k, FaultKind::Enospc);

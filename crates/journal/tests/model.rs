@@ -28,6 +28,8 @@ fn mode() -> impl Strategy<Value = CrashMode> {
 fn action() -> impl Strategy<Value = Action> {
     let sizes = prop::collection::vec(prop_oneof![4 => 0..60_usize, 1 => 400..1600_usize], 1..8);
     prop_oneof![
+        4 => (log(), sizes.clone()).prop_map(|(log, sizes)| Action::Step(Step::Buffered { log, sizes })),
+        1 => Just(Action::Step(Step::Sync)),
         6 => (log(), sizes).prop_map(|(log, sizes)| Action::Step(Step::Publish { log, sizes })),
         2 => log().prop_map(|log| Action::Step(Step::Mark { log })),
         5 => Just(Action::Step(Step::Commit)),

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
+    time::{Duration, Instant},
 };
 
 use postroad_journal::{
@@ -107,4 +108,43 @@ fn threads_share_commits_and_everything_is_there_afterwards() {
     let mut all: Vec<u64> = (0..logs).flat_map(|log| open(&committer, log).1).collect();
     all.sort_unstable();
     assert_eq!(all, (0..THREADS * EACH).collect::<Vec<_>>());
+}
+
+/// Who does not ask for a sync hears when it is written, and the sync comes by itself.
+#[test]
+fn what_nobody_asked_to_be_synced_is_synced_soon() {
+    let temp = tempfile::tempdir().unwrap();
+    let options =
+        CommitterOptions { disk_floor: 0, sync_after: Duration::from_millis(30), ..Default::default() };
+    let committer = Committer::open(Arc::new(RealStorage::new()), temp.path(), options).unwrap();
+    let thread = committer.spawn(|error| panic!("{error}")).unwrap();
+    let journal = open(&committer, 1).0;
+    journal.roll(1, 1);
+    let (sender, receiver) = mpsc::channel();
+    let wake: Arc<dyn Signal> = Arc::new(Wake(Mutex::new(sender)));
+    for round in 0..5 {
+        let payload = common::payload(round, 10);
+        let (seq, ticket) = {
+            let mut writer = journal.writer(2).buffered();
+            (writer.publish(&common::publish(&payload, 0)), writer.ticket())
+        };
+        committer.flush(true);
+        committer.notify_written(ticket, &wake);
+        receiver.recv_timeout(Duration::from_secs(20)).expect("a write");
+        assert!(committer.written() >= ticket);
+        assert_eq!(journal.read(seq).unwrap().expect("written, so it can be read").payload, payload);
+        let after = Instant::now();
+        committer.notify(ticket, &wake);
+        receiver.recv_timeout(Duration::from_secs(20)).expect("a commit");
+        assert!(committer.is_committed(ticket) && journal.stats().committed == seq);
+        assert!(round == 0 || after.elapsed() > Duration::from_millis(10), "nobody asked for it");
+    }
+    // The end does not wait for that.
+    let mut writer = journal.writer(3).buffered();
+    writer.publish(&common::publish(b"1", 0));
+    let ticket = writer.ticket();
+    drop(writer);
+    committer.stop();
+    thread.join().unwrap();
+    assert!(committer.is_committed(ticket));
 }

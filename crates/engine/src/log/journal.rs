@@ -145,12 +145,20 @@ impl LogStore for JournalStore {
         self.committer.committed()
     }
 
+    fn written(&self) -> Ticket {
+        self.committer.written()
+    }
+
     fn failure(&self) -> Option<LogError> {
         self.committer.failure()
     }
 
     fn notify(&self, ticket: Ticket, signal: &Arc<dyn Signal>) {
         self.committer.notify(ticket, signal);
+    }
+
+    fn notify_written(&self, ticket: Ticket, signal: &Arc<dyn Signal>) {
+        self.committer.notify_written(ticket, signal);
     }
 
     fn measure_disk(&self) {
@@ -175,6 +183,7 @@ impl LogStore for JournalStore {
         }
         // Without a thread (tests, simulation) the rest is committed here.
         while matches!(self.committer.commit_now(), Ok(true)) {}
+        let _ = self.committer.sync_now();
     }
 
     fn root(&self) -> Option<PathBuf> {
@@ -204,6 +213,13 @@ impl Log for JournalLog {
     fn append(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError> {
         self.check_epoch()?;
         let mut append = JournalAppend(self.journal.writer(now));
+        write(&mut append);
+        Ok(append.0.ticket())
+    }
+
+    fn append_buffered(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError> {
+        self.check_epoch()?;
+        let mut append = JournalAppend(self.journal.writer(now).buffered());
         write(&mut append);
         Ok(append.0.ticket())
     }

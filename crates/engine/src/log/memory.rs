@@ -268,6 +268,7 @@ impl Log for MemoryLog {
             first: state.first,
             last,
             committed: last,
+            written: last,
             bytes: state.bytes,
             segments: 1,
             index_memory: 0,

@@ -16,6 +16,43 @@ pub use postroad_journal::{
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// How safe a store must be before something is said: all up to `committed` committed, all up to `written` written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// See [`LogStore::committed`].
+    pub committed: Ticket,
+    /// See [`LogStore::written`].
+    pub written: Ticket,
+}
+
+impl Mark {
+    /// Nothing is to be waited for.
+    pub const NOW: Self = Self { committed: Ticket(0), written: Ticket(0) };
+
+    /// When `ticket` is committed.
+    pub const fn committed(ticket: Ticket) -> Self {
+        Self { committed: ticket, written: Ticket(0) }
+    }
+
+    /// When `ticket` is written.
+    pub const fn written(ticket: Ticket) -> Self {
+        Self { committed: Ticket(0), written: ticket }
+    }
+
+    /// When both are reached.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { committed: self.committed.max(other.committed), written: self.written.max(other.written) }
+    }
+
+    /// What is left to wait for when the store is at `at`.
+    #[must_use]
+    pub fn beyond(self, at: Self) -> Self {
+        let left = |wanted: Ticket, at: Ticket| if wanted <= at { Ticket(0) } else { wanted };
+        Self { committed: left(self.committed, at.committed), written: left(self.written, at.written) }
+    }
+}
+
 /// Called with every record of a log that is opened, in order; may refuse one with a reason.
 pub type Fold<'a> = &'a mut dyn FnMut(&RecordView<'_>) -> Result<(), String>;
 
@@ -34,13 +71,18 @@ pub trait Log: Send + Sync {
     /// Does not wait, and fails only when this writer was fenced. Ask [`LogStore::admit`] before; afterwards, with
     /// no lock held, call [`LogStore::flush`].
     fn append(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError>;
+    /// The same for what need not outlive a power failure: it is there for good, and can be read, when
+    /// [`LogStore::written`] has reached the ticket. It is committed with what was appended otherwise, or a little later.
+    fn append_buffered(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError> {
+        self.append(now, write)
+    }
     /// Whom to tell of commits.
     fn observe(&self, observer: Arc<dyn CommitObserver>);
     /// True if the next append should begin a new segment with a snapshot.
     fn wants_snapshot(&self) -> bool;
     /// Begins a new segment; `write` appends the snapshot without which older segments could not be trimmed.
     fn snapshot(&self, now: u64, write: &mut dyn FnMut(&mut dyn Append)) -> Result<Ticket, LogError>;
-    /// The committed messages `seqs`, in that order; what is not there is left out.
+    /// The messages `seqs` that are committed, or written, in that order; what is not there is left out.
     fn read(&self, seqs: &[u64], out: &mut Vec<Event>) -> Result<(), LogError>;
     /// The first message appended at `time` (milliseconds since 1970) or later; `last + 1` if none.
     fn seek_time(&self, time: u64) -> Result<u64, LogError>;
@@ -83,17 +125,31 @@ pub trait LogStore: Send + Sync {
     }
     /// Everything up to this ticket is committed.
     fn committed(&self) -> Ticket;
+    /// Everything up to this ticket is at least written to the operating system: the end of the process does not lose it.
+    fn written(&self) -> Ticket {
+        self.committed()
+    }
     /// Why nothing is committed any more, if so.
     fn failure(&self) -> Option<LogError>;
     /// `signal` is called when `ticket` is committed, at once if it is, and when the store fails.
     fn notify(&self, ticket: Ticket, signal: &Arc<dyn Signal>);
+    /// The same for when `ticket` is [`written`](Self::written).
+    fn notify_written(&self, ticket: Ticket, signal: &Arc<dyn Signal>) {
+        self.notify(ticket, signal);
+    }
+    /// How far it is.
+    fn mark(&self) -> Mark {
+        // Not the other way round: what is committed is written.
+        let committed = self.committed();
+        Mark { committed, written: self.written() }
+    }
     /// Asks the disk how much is free.
     fn measure_disk(&self);
     /// Counters.
     fn stats(&self) -> postroad_journal::CommitStats;
     /// Starts what commits; `on_failure` is called once if it fails.
     fn start(&self, on_failure: Box<dyn FnOnce(LogError) + Send>) -> std::io::Result<()>;
-    /// Commits what is queued and ends.
+    /// Commits what is queued or written, and ends.
     fn stop(&self);
     /// Where it is, if on a disk.
     fn root(&self) -> Option<PathBuf>;

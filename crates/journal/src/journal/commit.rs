@@ -1,6 +1,6 @@
 //! How the front batch of a journal gets to the disk.
 
-use super::{Inner, Segment};
+use super::{Inner, Segment, State, Unsynced};
 use crate::committer::{SyncMode, Ticket, lock};
 use crate::error::JournalError;
 use crate::segment::{FILLER, Header};
@@ -21,6 +21,27 @@ pub(crate) struct Written {
     pub(crate) path: PathBuf,
     /// With filler.
     pub(crate) bytes: u64,
+    pub(crate) sync: Synced,
+}
+
+/// What a cycle asks of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// It is synced in this cycle: by the write itself, if that may go around the page cache.
+    Now { through: bool },
+    /// Nobody is known to ask for that.
+    Later,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Synced {
+    /// It is durable.
+    Yes,
+    /// It is not, and must be in this cycle.
+    No,
+    /// It need not be. The first such write since the last sync?
+    Later { first: bool },
 }
 
 /// A segment file, as the state told it.
@@ -34,9 +55,11 @@ struct Place {
 }
 
 impl Place {
-    fn of(segment: &Segment) -> Self {
+    fn of(segment: &Segment, unsynced: Option<&Unsynced>) -> Self {
+        // Who syncs what was written through another descriptor may not hear that it failed.
+        let held = unsynced.filter(|unsynced| unsynced.number == segment.header.number);
         Self {
-            file: segment.file.clone(),
+            file: segment.file.clone().or_else(|| held.map(|unsynced| unsynced.file.clone())),
             path: segment.path.clone(),
             end: segment.end,
             allocated: segment.allocated,
@@ -49,6 +72,8 @@ impl Place {
 struct Front {
     number: u64,
     offset: u64,
+    ticket: Ticket,
+    was_open: bool,
     place: Place,
 }
 
@@ -58,15 +83,16 @@ fn block_end(at: u64) -> u64 {
 
 impl Inner {
     /// Writes the front batch. Called by the committer, one at a time.
-    ///
-    /// With `through` it is durable when this returns.
-    pub(crate) fn write_front(self: &Arc<Self>, through: bool) -> Result<Option<Written>, JournalError> {
-        let (bytes, front, before) = {
+    pub(crate) fn write_front(self: &Arc<Self>, wish: Wish) -> Result<Option<Written>, JournalError> {
+        let (bytes, front, before, unsynced, later) = {
             let mut state = lock(&self.state);
             let Some(batch) = state.queue.front_mut() else { return Ok(None) };
             // From here on nothing is added to this batch: see `Writer::append`.
             let bytes = std::mem::take(&mut batch.bytes);
-            let (number, offset) = (batch.number, batch.offset);
+            // What is added behind it may rely on the sync.
+            batch.sync |= wish != Wish::Later;
+            let later = !batch.sync;
+            let (number, offset, ticket) = (batch.number, batch.offset, batch.ticket);
             if state.queue.len() == 1 {
                 // What is appended meanwhile belongs to the next commit: an empty second batch takes it.
                 self.push_batch(&mut state);
@@ -76,11 +102,16 @@ impl Inner {
             };
             // What this segment follows is sealed before it comes into being.
             let is_new = !state.segments[at].created;
-            let before = at.checked_sub(1).filter(|_| is_new).map(|at| Place::of(&state.segments[at]));
-            (bytes, Front { number, offset, place: Place::of(&state.segments[at]) }, before)
+            let held = state.unsynced.as_ref();
+            let before = at.checked_sub(1).filter(|_| is_new).map(|at| Place::of(&state.segments[at], held));
+            let was_open = state.segments[at].file.is_some();
+            let front =
+                Front { number, offset, ticket, was_open, place: Place::of(&state.segments[at], held) };
+            (bytes, front, before, held.is_some(), later)
         };
-        let was_open = front.place.file.is_some();
-        let result = before.map_or(Ok(()), |before| self.seal(&before));
+        // What is in the page cache needs a sync anyway, which a durable write would not replace.
+        let through = wish == Wish::Now { through: true } && !unsynced;
+        let result = before.map_or(Ok(()), |before| self.seal(&before, unsynced));
         let result = result.and_then(|()| self.write(&bytes, &front, through));
         let mut state = lock(&self.state);
         if let Some(batch) = state.queue.front_mut() {
@@ -98,16 +129,24 @@ impl Inner {
                 break;
             }
         }
+        let (path, was_open) = (front.place.path.clone(), front.was_open);
+        let bytes = until - front.offset;
+        let sync = match (later, through) {
+            (true, _) => Synced::Later { first: state.wrote_unsynced(front, file.clone()) },
+            (false, true) => Synced::Yes,
+            (false, false) => Synced::No,
+        };
         drop(state);
         if !was_open {
             self.committer.opened(self);
         }
-        Ok(Some(Written { file, path: front.place.path, bytes: until - front.offset }))
+        Ok(Some(Written { file, path, bytes, sync }))
     }
 
     /// Cuts the filler off a segment that gets a successor. Nothing of it may be torn any more, whatever a commit means.
-    fn seal(&self, place: &Place) -> Result<(), JournalError> {
-        let unsynced = self.committer.options.sync == SyncMode::Os;
+    fn seal(&self, place: &Place, unsynced: bool) -> Result<(), JournalError> {
+        let unsynced = (unsynced && !self.committer.options.planted.seal_unsynced)
+            || self.committer.options.sync == SyncMode::Os;
         let filled = place.allocated > place.end;
         if !filled && !unsynced {
             return Ok(());
@@ -117,7 +156,7 @@ impl Inner {
             file.set_len(place.end).map_err(|e| JournalError::io("cut", &place.path, e))?;
         }
         if unsynced {
-            file.sync_data().map_err(|e| JournalError::io("sync", &place.path, e))?;
+            self.committer.sync(&[(file, place.path.clone())], true)?;
         }
         Ok(())
     }
@@ -213,8 +252,23 @@ impl Inner {
         self.committer.storage.sync_dir(&self.dir).map_err(|e| JournalError::io("sync", &self.dir, e))
     }
 
-    /// The front batch is durable. Called by the committer.
-    pub(crate) fn committed(self: &Arc<Self>, ticket: u64) {
+    /// True if the cycle of the front batch must end with a sync.
+    pub(crate) fn wants_sync(&self) -> bool {
+        lock(&self.state).queue.front().is_some_and(|batch| batch.sync)
+    }
+
+    /// The file that has bytes which are not synced.
+    pub(crate) fn unsynced(&self) -> Option<(Arc<dyn StorageFile>, PathBuf)> {
+        let state = lock(&self.state);
+        state.unsynced.as_ref().map(|unsynced| (unsynced.file.clone(), unsynced.path.clone()))
+    }
+
+    pub(crate) fn written_seq(&self) -> u64 {
+        lock(&self.state).written_seq
+    }
+
+    /// The front batch is written, or durable. Called by the committer.
+    pub(crate) fn done(self: &Arc<Self>, ticket: u64, durable: bool) {
         let seq = {
             let mut state = lock(&self.state);
             if state.queue.front().is_none_or(|batch| batch.ticket.0 > ticket) {
@@ -223,8 +277,7 @@ impl Inner {
             let Some(batch) = state.queue.pop_front() else { return };
             state.hint = batch.bytes.len() + batch.bytes.len() / 4 + 256;
             self.committer.queued.fetch_sub(batch.bytes.len() as u64, Ordering::Relaxed);
-            state.committed_seq = state.committed_seq.max(batch.last_seq);
-            let seq = state.committed_seq;
+            state.written_seq = state.written_seq.max(batch.last_seq);
             let number = batch.number;
             self.keep(&mut state, batch);
             // The empty batch that took the place of the front one: forget it, or enlist it.
@@ -238,10 +291,49 @@ impl Inner {
                 }
                 None => {}
             }
+            if !durable {
+                return;
+            }
+            state.unsynced = None;
+            state.committed_seq = state.written_seq;
+            state.committed_seq
+        };
+        self.tell(seq, ticket);
+    }
+
+    /// What was written up to `ticket` is durable, messages up to `seq`. Called by the committer.
+    pub(crate) fn synced(&self, ticket: u64, seq: u64) {
+        let seq = {
+            let mut state = lock(&self.state);
+            if state.unsynced.as_ref().is_none_or(|unsynced| unsynced.ticket.0 <= ticket) {
+                state.unsynced = None;
+            }
+            let seq = seq.min(state.written_seq);
+            if seq <= state.committed_seq {
+                return;
+            }
+            state.committed_seq = seq;
             seq
         };
+        self.tell(seq, ticket);
+    }
+
+    fn tell(&self, seq: u64, ticket: u64) {
         if let Some(observer) = self.observer.get() {
             observer.committed(seq, Ticket(ticket));
         }
+    }
+}
+
+impl State {
+    /// A batch was written to `file`, and not synced; true if it is the only one.
+    fn wrote_unsynced(&mut self, front: Front, file: Arc<dyn StorageFile>) -> bool {
+        let before = self.unsynced.take();
+        let first = before.is_none();
+        // An older segment was synced when this one was made.
+        let from = before.filter(|before| before.number == front.number).map_or(front.offset, |b| b.from);
+        let Front { number, ticket, place, .. } = front;
+        self.unsynced = Some(Unsynced { file, path: place.path, number, from, ticket });
+        first
     }
 }

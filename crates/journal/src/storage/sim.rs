@@ -15,7 +15,7 @@ use std::{
 use rustix::io::Errno;
 
 use self::disk::{Disk, Ino};
-use super::{DirEntry, LockGuard, OpenMode, Storage, StorageFile};
+use super::{BLOCK, DirEntry, LockGuard, OpenMode, Storage, StorageFile};
 
 /// What is left after [`SimStorage::crash`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -505,6 +505,21 @@ impl StorageFile for SimFile {
             }
         }
         Ok(())
+    }
+
+    /// Of what was written otherwise it makes durable only what is in the same blocks.
+    fn write_through(&self, data: &[u8], at: u64, fill: u8, until: u64) -> io::Result<()> {
+        let mut all = data.to_vec();
+        all.resize(usize::try_from(until.saturating_sub(at)).unwrap_or(0).max(data.len()), fill);
+        self.write_at(&all, at)?;
+        self.alive()?;
+        let from = at as usize - at as usize % BLOCK;
+        let end = (at as usize + all.len()).next_multiple_of(BLOCK);
+        let sync = |disk: &mut Disk| {
+            disk.sync_range(self.ino, from, end);
+            Ok(())
+        };
+        self.storage.sync(Call::SyncData, &self.path, (), |disk| disk.lose_dirty(Some(self.ino)), sync)
     }
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {

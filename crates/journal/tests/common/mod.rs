@@ -110,6 +110,13 @@ pub enum Step {
         log: usize,
         sizes: Vec<usize>,
     },
+    /// The same, and nobody asks for a sync.
+    Buffered {
+        log: usize,
+        sizes: Vec<usize>,
+    },
+    /// What is written is synced.
+    Sync,
     /// A record that is no message.
     Mark {
         log: usize,
@@ -133,6 +140,8 @@ pub struct Model {
     pub appended: Vec<(Record, Ticket)>,
     /// How many of those were reported committed.
     pub committed: usize,
+    /// How many of those were reported written.
+    pub written: usize,
     /// Messages before this one may be gone.
     pub trimmed: u64,
 }
@@ -197,6 +206,7 @@ impl Run {
             let ends = records.last().and_then(|last| model.appended.iter().position(|(r, _)| r == last));
             model.appended.truncate(ends.map_or(0, |at| at + 1));
             model.committed = model.appended.len();
+            model.written = model.committed;
             for (_, ticket) in &mut model.appended {
                 *ticket = Ticket(0);
             }
@@ -224,10 +234,13 @@ impl Run {
     /// Notes what the committer says is committed.
     pub fn note(&mut self) {
         let Some(opened) = &self.opened else { return };
-        let done = opened.committer.committed();
+        let (done, written) = (opened.committer.committed(), opened.committer.written());
+        assert!(done <= written);
         for model in &mut self.models {
-            let committed = model.appended.iter().take_while(|(_, ticket)| *ticket <= done).count();
+            let up_to = |done| model.appended.iter().take_while(|(_, ticket)| *ticket <= done).count();
+            let (committed, written) = (up_to(done), up_to(written));
             model.committed = model.committed.max(committed);
+            model.written = model.written.max(written);
         }
     }
 
@@ -240,7 +253,7 @@ impl Run {
 
     fn try_step(&mut self, step: &Step) -> Result<(), JournalError> {
         match step {
-            Step::Publish { log, sizes } => {
+            Step::Publish { log, sizes } | Step::Buffered { log, sizes } => {
                 self.roll_if_full(*log);
                 let payloads: Vec<Vec<u8>> = sizes
                     .iter()
@@ -251,6 +264,9 @@ impl Run {
                     .collect();
                 let journal = self.journal(*log).clone();
                 let mut writer = journal.writer(self.now);
+                if matches!(step, Step::Buffered { .. }) {
+                    writer = writer.buffered();
+                }
                 for payload in payloads {
                     let seq = writer.publish(&publish(&payload, 0));
                     let content = String::from_utf8(payload).expect("text");
@@ -273,6 +289,7 @@ impl Run {
                 let committer = self.opened.as_ref().expect("open").committer.clone();
                 while committer.commit_now()? {}
             }
+            Step::Sync => drop(self.opened.as_ref().expect("open").committer.sync_now()?),
             Step::Roll { log } => self.roll(*log),
             Step::Trim { log, fraction } => {
                 let stats = self.journal(*log).stats();
@@ -283,6 +300,7 @@ impl Run {
             }
             Step::Restart => {
                 self.try_step(&Step::Commit)?;
+                self.try_step(&Step::Sync)?;
                 self.note();
                 for (journal, ..) in &self.opened.as_ref().expect("open").logs {
                     journal.close()?;
@@ -342,6 +360,44 @@ pub fn workload(logs: usize) -> Vec<Step> {
     steps.push(Step::Commit);
     steps.push(Step::Publish { log: 0, sizes: vec![90, 1200] });
     steps
+}
+
+/// The same where only every third group of messages asks to be synced.
+pub fn buffered_workload(logs: usize) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (at, step) in workload(logs).into_iter().enumerate() {
+        match step {
+            Step::Publish { log, sizes } if at % 3 > 0 => {
+                steps.push(Step::Buffered { log, sizes: sizes.clone() });
+                steps.push(Step::Commit);
+                if at % 2 == 0 {
+                    steps.push(Step::Buffered { log, sizes });
+                }
+            }
+            Step::Roll { .. } => steps.extend([Step::Sync, step]),
+            step => steps.push(step),
+        }
+    }
+    // Larger than a sector, so that a disk can lose one of them and keep the next.
+    for size in [700, 900, 30, 1100, 600] {
+        steps.extend([Step::Buffered { log: logs - 1, sizes: vec![size] }, Step::Commit]);
+    }
+    steps.extend([Step::Publish { log: 0, sizes: vec![40] }, Step::Commit]);
+    steps
+}
+
+/// As [`check_after_crash`], for a crash that may have been the death of the process alone: then what was written is
+/// there, too.
+pub fn check_after(
+    run: &Run,
+    disk: &SimStorage,
+    mode: postroad_journal::storage::CrashMode,
+) -> Result<(), String> {
+    let mut run = run.reborn(disk);
+    if mode == postroad_journal::storage::CrashMode::KeepAll {
+        run.models.iter_mut().for_each(|model| model.committed = model.committed.max(model.written));
+    }
+    check_after_crash(&run, disk)
 }
 
 /// Opens the log after a crash, checks it, appends one record, loses power, and checks again: what was served and what was

@@ -266,6 +266,33 @@ impl Disk {
         }
     }
 
+    /// A write around the page cache: durable is what is in `from..until`, whoever wrote it, and nothing else.
+    pub(super) fn sync_range(&mut self, file: Ino, from: usize, until: usize) {
+        if self.pending.iter().any(|c| c.file() == Some(file) && matches!(c, Change::SetLen { .. })) {
+            return self.sync_file(file);
+        }
+        if let Node::File(image) = &mut self.nodes[file] {
+            let until = until.min(image.now.len());
+            let part = image.now.get(from..until).unwrap_or_default().to_vec();
+            apply_bytes(&mut image.durable, &Change::Write { file, at: from, data: part });
+        }
+        // The rest of the writes of before, in their places.
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Change::Write { file: other, at, data } if other == file => {
+                    let head = from.saturating_sub(at).min(data.len());
+                    let tail = until.saturating_sub(at).clamp(head, data.len());
+                    for (at, data) in [(at, &data[..head]), (at + tail, &data[tail..])] {
+                        if !data.is_empty() {
+                            self.pending.push(Change::Write { file, at, data: data.to_vec() });
+                        }
+                    }
+                }
+                other => self.pending.push(other),
+            }
+        }
+    }
+
     pub(super) fn sync_dir(&mut self, dir: Ino) {
         // A name must not leave one directory before it is safe in the other.
         let needed: Vec<(Ino, String)> = self
