@@ -8,6 +8,7 @@ mod chaos;
 mod ci;
 mod docker;
 mod doctor;
+mod fuzz;
 mod images;
 mod matrix;
 mod properties;
@@ -40,7 +41,7 @@ cargo xtask COMMAND
         N random kills (default 1000) of the MQTT door under load, with its clients dying, too.
   matrix [--check]
         Writes the table of what each backend can do into the README, from the certificates.
-  certify memory | engine | jsonlog | jsonlog://HOST:PORT
+  certify memory | engine | jsonlog | mqtt | jsonlog://HOST:PORT
         The conformance kit against one backend, or against a server that somebody runs.
   tidy  The laws that a compiler does not check: who may depend on whom, folder names, lints,
         versions, links in the docs, no paths of somebody's machine.
@@ -55,13 +56,17 @@ cargo xtask COMMAND
         short run without goals. Writes target/bench/jsonlog.json and .svg.
   bench mqtt [--quick] [--only LIST] [--servers LIST] [--qos LIST] [--protocol 3.1.1|5]
              [--sessions durable|clean] [--ahead] [--seconds N] [--rounds N] [--binary FILE]
-             [--json FILE] [--svg FILE]
-        The MQTT door against mosquitto and mochi, each row with its durability, the server's CPU
-        time for a delivery, and what was lost or came twice. --only: one or more of pair, pairs,
-        fanout, fanin, lone (one message in flight), slow (every sync takes 5 ms more), idle
-        (10 000 connections), recovery (a million retained messages, 100 000 sessions).
-        --servers: one or more of postroad, postroad-memory, mosquitto, mochi, mochi-bolt. --ahead:
-        publishers do not wait for deliveries. Writes target/bench/mqtt.json and .svg.
+             [--json FILE] [--svg FILE] [--check]
+        The MQTT door against other brokers, each row with its durability, the server's CPU time
+        for a delivery, latency at half of the rate, and what was lost or came twice. --only: one
+        or more of pair, pairs, fanout, fanin, lone (one message in flight), slow (with and without
+        5 ms more for every sync), idle (10 000 connections), recovery (a million retained
+        messages, 100 000 sessions, or what fits into a minute each). --servers: one or more of
+        postroad, postroad-os, postroad-memory, mosquitto, mochi, mochi-bolt, aedes; and of those
+        that are there only when they are named, and fetched then: aedes-level, nats, nats-always,
+        rumqttd, rabbitmq, moquette, moquette-h2. --ahead: publishers do not wait for deliveries. --check fails when
+        p99 at half load is 5 ms or more. --quick is a short run without goals and mochi-bolt, with
+        one QoS for each part unless --qos says more. Writes target/bench/mqtt.json and .svg.
   sim [--inhabitant jsonlog|mqtt] [--seed N] [--minutes M] [--worlds N] [--threads N] [--plant BUG]
         Brokers and their clients in worlds made from seeds: virtual time, a network that delays,
         cuts and splits, a disk that loses and tears, kills of anybody at any step. Prints worlds a
@@ -69,6 +74,9 @@ cargo xtask COMMAND
         fails the command; --seed N alone runs it again. --plant puts a known defect into the
         broker, which must be found: ack-before-sync, cursor-before-commit, glue-on-torn-tail,
         no-crc-check, no-dir-sync.
+  fuzz [--seconds N] [--build] [TARGET ...]
+        The fuzz targets (all of them if none is named), each for N seconds (default 60), with the
+        nightly compiler and cargo-fuzz. --build only builds them.
   doctor
         What this machine has for building and testing, what it lacks, and how to get it.
   up [--docker | --native] [--install] [BROKER[@VERSION] ...]
@@ -132,6 +140,7 @@ fn main() -> ExitCode {
         "matrix" => matrix::run(&rest),
         "peers" => tools::run(&rest),
         "sim" => sim::run(&rest),
+        "fuzz" => fuzz::run(&rest),
         "images" => images::run(&rest),
         "docker" => docker::run(&rest),
         "doctor" => doctor::run(&rest),

@@ -4,6 +4,7 @@
 use crate::sh;
 use crate::tools::{self, Needed};
 use anyhow::{Context, Result, bail, ensure};
+use postroad_testbed::{Broker, Mode, Options, Running, Service, Testbed};
 use rustix::process::{Pid, Signal};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -61,6 +62,11 @@ pub(crate) trait Peer: Copy {
     fn answer(self, addr: SocketAddr) -> Option<String>;
     /// How it makes a record durable before it answers, in its own words, which may be in its answer.
     fn mode(self, answer: &str) -> Result<String>;
+    /// Which of the testbed's brokers it is, and its door, if the testbed is to start it: `program` and `command`
+    /// are not asked then.
+    fn testbed(self) -> Option<(Broker, Service)> {
+        None
+    }
 }
 
 impl Peer for Kind {
@@ -125,21 +131,32 @@ impl Peer for Kind {
     }
 }
 
+/// How long a server may take to answer: one in Java on a busy machine needs seconds.
+const START: Duration = Duration::from_secs(30);
+
 /// A running server. Dropping it kills it and removes its directory.
 pub(crate) struct Server<P: Peer = Kind> {
     pub(crate) kind: P,
     pub(crate) addr: SocketAddr,
     /// How it makes a record durable before it answers, in its own words.
     pub(crate) mode: String,
-    program: PathBuf,
     dir: PathBuf,
-    child: Child,
+    process: Process,
+}
+
+/// Who holds it.
+enum Process {
+    Ours { program: PathBuf, child: Child },
+    Testbed(Box<Running>),
 }
 
 impl<P: Peer> Server<P> {
     /// Starts it in a new directory below `target`, so that its files are on the disk the build uses.
     pub(crate) fn start(kind: P, ours: &Path) -> Result<Self> {
         static NUMBER: AtomicU16 = AtomicU16::new(0);
+        if let Some((broker, door)) = kind.testbed() {
+            return Self::from_testbed(kind, broker, door);
+        }
         let program = kind.program(ours).with_context(|| format!("{} is not here", kind.name()))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let dir = sh::target().join("bench").join(format!("run-{}-{number}", std::process::id()));
@@ -147,8 +164,20 @@ impl<P: Peer> Server<P> {
         let port = free_port()?;
         let child = spawn(kind, &program, &dir, port).inspect_err(|_| drop(fs::remove_dir_all(&dir)))?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut server = Self { kind, addr, mode: String::new(), program, dir, child };
-        server.mode = server.wait_until_ready(Duration::from_secs(10))?;
+        let process = Process::Ours { program, child };
+        let mut server = Self { kind, addr, mode: String::new(), dir, process };
+        server.mode = server.wait_until_ready(START)?;
+        Ok(server)
+    }
+
+    fn from_testbed(kind: P, broker: Broker, door: Service) -> Result<Self> {
+        let options = Options { mode: Some(Mode::Native), ..Options::default() };
+        let running = Testbed::start(broker, &options)?;
+        let addr = running.address(door)?;
+        let dir = running.dir().context("somebody else runs it: it cannot be measured")?.to_path_buf();
+        let process = Process::Testbed(Box::new(running));
+        let mut server = Self { kind, addr, mode: String::new(), dir, process };
+        server.mode = server.wait_until_ready(START)?;
         Ok(server)
     }
 
@@ -159,7 +188,9 @@ impl<P: Peer> Server<P> {
             if let Some(answer) = self.kind.answer(self.addr) {
                 return self.kind.mode(&answer);
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Process::Ours { child, .. } = &mut self.process
+                && let Some(status) = child.try_wait()?
+            {
                 bail!("{} ended at its start: {status}\n{}", self.kind.name(), self.log());
             }
             if start.elapsed() > limit {
@@ -176,38 +207,72 @@ impl<P: Peer> Server<P> {
 
     /// `kill -9`, then the same command on the same directory. Gives the time from the start to the greeting.
     pub(crate) fn kill_and_restart(&mut self) -> Result<Duration> {
-        self.child.kill()?;
+        match &mut self.process {
+            Process::Ours { child, .. } => child.kill()?,
+            Process::Testbed(running) => running.kill()?,
+        }
         self.restart()
     }
 
     /// The same for a server that saves at its end: it is asked to end.
     pub(crate) fn end_and_restart(&mut self) -> Result<Duration> {
-        let pid = Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, Signal::TERM)?;
+        match &mut self.process {
+            Process::Ours { child, .. } => {
+                rustix::process::kill_process(Pid::from_child(child), Signal::TERM)?;
+            }
+            Process::Testbed(running) => running.stop()?,
+        }
         self.restart()
     }
 
     fn restart(&mut self) -> Result<Duration> {
-        self.child.wait()?;
-        let start = Instant::now();
-        self.child = spawn(self.kind, &self.program, &self.dir, self.addr.port())?;
+        let start = match &mut self.process {
+            Process::Ours { program, child } => {
+                child.wait()?;
+                let start = Instant::now();
+                *child = spawn(self.kind, program, &self.dir, self.addr.port())?;
+                start
+            }
+            Process::Testbed(running) => {
+                let start = Instant::now();
+                running.start()?;
+                start
+            }
+        };
         self.wait_until_ready(Duration::from_secs(120))?;
         Ok(start.elapsed())
     }
 
+    /// Its processes: one of ours is one, the testbed's have helpers in their group.
+    fn processes(&self) -> Vec<String> {
+        match &self.process {
+            Process::Ours { child, .. } => vec![child.id().to_string()],
+            Process::Testbed(running) => running.process_id().map_or_else(Vec::new, group),
+        }
+    }
+
     /// CPU time used so far by all its threads, user and system, in microseconds.
     pub(crate) fn cpu_us(&self) -> Result<f64> {
-        cpu_us_of(&self.child.id().to_string())
-            .with_context(|| format!("{} is gone\n{}", self.kind.name(), self.log()))
+        self.sum(cpu_us_of)
     }
 
     /// Resident memory, in bytes.
     pub(crate) fn resident(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
-            .with_context(|| format!("{} is gone\n{}", self.kind.name(), self.log()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: u64 = line.and_then(|l| l.split_whitespace().next()?.parse().ok()).context("no VmRSS")?;
-        Ok(kib * 1024)
+        self.sum(|pid| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let kib: u64 =
+                line.and_then(|l| l.split_whitespace().next()?.parse().ok()).context("no VmRSS")?;
+            Ok(kib * 1024)
+        })
+    }
+
+    fn sum<T: std::iter::Sum>(&self, of: impl Fn(&str) -> Result<T>) -> Result<T> {
+        let pids = self.processes();
+        // Helpers come and go; the server itself stays.
+        let known: Vec<T> = pids.iter().filter_map(|pid| of(pid).ok()).collect();
+        ensure!(!known.is_empty(), "{} is gone\n{}", self.kind.name(), self.log());
+        Ok(known.into_iter().sum())
     }
 
     /// Bytes of the files in its directory.
@@ -228,6 +293,9 @@ impl<P: Peer> Server<P> {
 
     /// The end of what it printed.
     pub(crate) fn log(&self) -> String {
+        if let Process::Testbed(running) = &self.process {
+            return running.log_tail(20);
+        }
         let text = fs::read(self.dir.join("server.log")).unwrap_or_default();
         let tail = &text[text.len().saturating_sub(2000)..];
         String::from_utf8_lossy(tail).into_owned()
@@ -236,9 +304,12 @@ impl<P: Peer> Server<P> {
 
 impl<P: Peer> Drop for Server<P> {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.dir);
+        // The testbed takes away its own.
+        if let Process::Ours { child, .. } = &mut self.process {
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = fs::remove_dir_all(&self.dir);
+        }
     }
 }
 
@@ -274,7 +345,7 @@ fn try_probe(addr: SocketAddr, ask: &[u8], expect: &[u8]) -> Option<String> {
 }
 
 /// A loopback port that nobody listens on, below the range the system hands to clients.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % 8000) as u16;
     for _ in 0..2000 {
@@ -284,6 +355,20 @@ fn free_port() -> Result<u16> {
         }
     }
     bail!("no free port between 22000 and 32000")
+}
+
+/// The processes of a group.
+fn group(leader: i32) -> Vec<String> {
+    let leader = leader.to_string();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let pids = pids.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    pids.filter(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name: the state, the parent, the group.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.split(' ').nth(2) == Some(&leader))
+    })
+    .collect()
 }
 
 /// CPU time of a process, `self` for this one, in microseconds.
@@ -307,5 +392,16 @@ mod tests {
         let stat = "17 (a ) b) S 1 17 17 0 -1 4194560 100 0 0 0 250 130 9 9 20 0 4 0 1 2 3";
         assert_eq!(super::cpu_ticks(stat), Some(380));
         assert_eq!(super::cpu_ticks("17 (a) S 1"), None);
+    }
+
+    #[test]
+    fn a_group_has_its_children() {
+        let own = rustix::process::getpgrp().as_raw_nonzero().get();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let found = super::group(own).contains(&child.id().to_string());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found);
+        assert_eq!(super::group(-1), [""; 0]);
     }
 }

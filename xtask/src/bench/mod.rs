@@ -32,6 +32,7 @@ const STYLE: Style = Style {
     headline: "Durable before the answer: events of 256 bytes over loopback",
     bases: &["redis", "beanstalkd"],
     faults: false,
+    latency_at: "",
 };
 const PARTS: [&str; 5] = ["publish", "deliver", "scale", "recovery", "memory"];
 

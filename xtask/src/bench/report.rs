@@ -91,6 +91,33 @@ pub(crate) struct Style {
     pub(crate) bases: &'static [&'static str],
     /// Whether messages can be lost or come twice; if not, that ends a run.
     pub(crate) faults: bool,
+    /// What latencies are those of, when it is not the load itself: ` at half load`.
+    pub(crate) latency_at: &'static str,
+}
+
+/// Figures that the rows have no column for.
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) head: &'static [&'static str],
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn markdown(&self, out: &mut String) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "\n{}\n\n| {} |", self.title, self.head.join(" | "));
+        let _ = writeln!(out, "|{}", "---|".repeat(self.head.len()));
+        for row in &self.rows {
+            let _ = writeln!(out, "| {} |", row.join(" | "));
+        }
+    }
+
+    fn json(&self) -> Value {
+        let row = |row: &Vec<String>| -> Value {
+            self.head.iter().zip(row).map(|(name, cell)| ((*name).to_owned(), json!(cell))).collect()
+        };
+        json!({ "title": self.title, "rows": self.rows.iter().map(row).collect::<Vec<_>>() })
+    }
 }
 
 /// Everything a run found out.
@@ -99,6 +126,7 @@ pub(crate) struct Report {
     /// How the run was made: rounds, seconds, sizes.
     pub(crate) setup: String,
     pub(crate) rows: Vec<Row>,
+    pub(crate) tables: Vec<Table>,
     pub(crate) goals: Vec<Goal>,
     /// Figures without a goal of their own.
     pub(crate) facts: Vec<String>,
@@ -106,7 +134,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(style: Style, setup: String) -> Self {
-        Self { style, setup, rows: Vec::new(), goals: Vec::new(), facts: Vec::new() }
+        Self { style, setup, rows: Vec::new(), tables: Vec::new(), goals: Vec::new(), facts: Vec::new() }
     }
 
     pub(crate) fn row(&self, load: &str, server: &str) -> Option<&Row> {
@@ -140,7 +168,7 @@ impl Report {
 
     /// The report as Markdown.
     pub(crate) fn markdown(&self) -> String {
-        let Style { command, unit, bases, faults, .. } = self.style;
+        let Style { command, unit, bases, faults, latency_at: at, .. } = self.style;
         let mut text = String::new();
         // Writing to a String cannot fail.
         let out = &mut text;
@@ -148,7 +176,7 @@ impl Report {
         if !self.rows.is_empty() {
             let _ = write!(
                 out,
-                "| load | server | durability | {unit}/s | server CPU us/{unit} | p50 ms | p99 ms | p99.9 ms |"
+                "| load | server | durability | {unit}/s | server CPU us/{unit} | p50 ms{at} | p99 ms{at} | p99.9 ms{at} |"
             );
             let _ = write!(out, "{}", if faults { " lost | twice |" } else { "" });
             for base in bases {
@@ -190,6 +218,9 @@ impl Report {
                     line(delivery)
                 );
             }
+        }
+        for table in &self.tables {
+            table.markdown(out);
         }
         if !self.goals.is_empty() {
             let _ = writeln!(out, "\n| goal | wanted | measured | |\n|---|---|---|---|");
@@ -243,6 +274,8 @@ impl Report {
         json!({
             "setup": self.setup,
             "rows": rows,
+            "latency_at": self.style.latency_at.trim(),
+            "tables": self.tables.iter().map(Table::json).collect::<Vec<_>>(),
             "goals": goals,
             "facts": self.facts,
         })
@@ -274,7 +307,7 @@ pub(crate) fn ms(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Faults, Percentiles, Report, Sample, Style, ms, thousands};
+    use super::{Faults, Percentiles, Report, Sample, Style, Table, ms, thousands};
 
     const NONE: Percentiles = Percentiles { p50: 0.0, p99: 0.0, p999: 0.0 };
 
@@ -283,9 +316,25 @@ mod tests {
     }
 
     fn report() -> Report {
-        let style =
-            Style { command: "bench x", unit: "delivery", headline: "", bases: &["other"], faults: true };
+        let style = Style {
+            command: "bench x",
+            unit: "delivery",
+            headline: "",
+            bases: &["other"],
+            faults: true,
+            latency_at: " at half",
+        };
         Report::new(style, String::new())
+    }
+
+    #[test]
+    fn other_figures_have_a_table_of_their_own() {
+        let mut report = report();
+        let rows = vec![vec!["1:1".into(), "0.97".into()]];
+        report.tables.push(Table { title: "Slow.".into(), head: &["load", "ratio"], rows });
+        let text = report.markdown();
+        assert!(text.ends_with("\nSlow.\n\n| load | ratio |\n|---|---|\n| 1:1 | 0.97 |\n"), "{text}");
+        assert_eq!(report.json()["tables"][0]["rows"][0]["ratio"], "0.97");
     }
 
     #[test]
@@ -312,6 +361,7 @@ mod tests {
             report.add("load", "other", "memory", sample(200.0, 1.0, 0));
         }
         let text = report.markdown();
+        assert!(text.contains("| p99 ms at half |"), "{text}");
         assert!(
             text.contains("| load | ours | disk | 300 | 1.00 | 0.000 | 0.000 | 0.000 | **7** | 0 | 1.50 |"),
             "{text}"

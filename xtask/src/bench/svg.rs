@@ -59,9 +59,15 @@ pub(crate) fn draw(report: &Report) -> String {
 fn bar(out: &mut String, x: u32, y: u32, server: &str, share: f64, label: &str) {
     let color = match server {
         "postroad" => "#1f6feb",
+        "postroad-os" => "#4c8ff0",
         "postroad-memory" => "#79b0ff",
         "redis" | "mosquitto" => "#c0392b",
         "beanstalkd" | "mochi" => "#7f8c3a",
+        "nats" | "nats-always" => "#27aae1",
+        "aedes" | "aedes-level" => "#8e44ad",
+        "rumqttd" => "#b7410e",
+        "rabbitmq" => "#ff6600",
+        "moquette" | "moquette-h2" => "#5d6d7e",
         _ => "#b9c27a",
     };
     let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };

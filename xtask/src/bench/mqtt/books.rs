@@ -13,7 +13,7 @@ pub(super) struct Books {
     pub(super) copies: u64,
     /// Messages sent, for each publisher.
     pub(super) sent: Vec<u64>,
-    /// Their deliveries whose handshakes are over.
+    /// Their deliveries of which nothing more is to come: their handshakes are over, or they are lost.
     pub(super) done: Vec<u64>,
     /// `None`: as fast as the window allows.
     pub(super) pace: Option<Pace>,
@@ -34,22 +34,40 @@ impl Books {
         (self.sent[publisher] * self.copies).saturating_sub(self.done[publisher]).div_ceil(self.copies)
     }
 
+    /// The same of all publishers.
+    pub(super) fn owed_by_all(&self) -> u64 {
+        (0..self.sent.len()).map(|publisher| self.owed(publisher)).sum()
+    }
+
+    /// What has not come will not.
+    pub(super) fn write_off(&mut self) {
+        self.done = self.sent.iter().map(|sent| sent * self.copies).collect();
+    }
+
+    /// When the message was due that `publisher` could not send, the oldest first, `now` being the time.
+    pub(super) fn overdue(&self, publisher: usize, now: u64) -> impl Iterator<Item = u64> {
+        let (pace, sent) = (self.pace.as_ref(), self.sent[publisher]);
+        let due = move |number| pace.map_or(u64::MAX, |pace| pace.due(publisher, number));
+        (sent..).map(due).take_while(move |due| *due <= now)
+    }
+
     /// Deliveries of all messages.
     pub(super) fn expected(&self) -> u64 {
         self.sent.iter().sum::<u64>() * self.copies
     }
 
-    /// From now on every publisher sends at its share of `rate` messages a second.
-    pub(super) fn set_pace(&mut self, now: u64, rate: f64) {
+    /// From now on every publisher sends at its share of `rate` messages a second, until `end`.
+    pub(super) fn set_pace(&mut self, now: u64, rate: f64, end: u64) {
         let interval = 1e9 / rate.max(0.001);
         let before = self.sent.clone();
-        self.pace = Some(Pace { start: now, interval, before });
+        self.pace = Some(Pace { start: now, end, interval, before });
     }
 }
 
 /// Messages leave when they are due, and their latency counts from then, whether they could leave or not.
 pub(super) struct Pace {
     start: u64,
+    end: u64,
     /// Nanoseconds between two messages of any publishers.
     interval: f64,
     /// What each publisher had sent before.
@@ -57,17 +75,24 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// When the next message of `publisher` is due; publishers take turns.
+    /// When a message of `publisher` is due, `sent` being its number; publishers take turns. Never, if that is not
+    /// before the end.
     pub(super) fn due(&self, publisher: usize, sent: u64) -> u64 {
         let turn = (sent - self.before[publisher]) * self.before.len() as u64 + publisher as u64;
-        self.start + (turn as f64 * self.interval) as u64
+        let due = self.start + (turn as f64 * self.interval) as u64;
+        if due < self.end { due } else { u64::MAX }
     }
 }
 
 /// How a delivery stands to those before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Arrival {
-    First,
+    /// And so many before it have not come.
+    First {
+        skipped: u64,
+    },
+    /// One that was skipped.
+    Late,
     Again,
 }
 
@@ -83,11 +108,12 @@ pub(super) struct Seen {
 impl Seen {
     pub(super) fn note(&mut self, number: u64) -> Arrival {
         if number >= self.next {
+            let skipped = number - self.next;
             self.missing.extend(self.next..number);
             self.next = number + 1;
-            Arrival::First
+            Arrival::First { skipped }
         } else if self.missing.remove(&number) {
-            Arrival::First
+            Arrival::Late
         } else {
             Arrival::Again
         }
@@ -102,8 +128,9 @@ mod tests {
     fn what_comes_late_is_not_a_duplicate_and_what_comes_again_is() {
         let mut seen = Seen::default();
         let all = [0, 1, 4, 2, 4, 3, 2, 0, 5].map(|number| seen.note(number));
-        let again: Vec<usize> = (0..all.len()).filter(|at| all[*at] == Arrival::Again).collect();
-        assert_eq!(again, [4, 6, 7]);
+        let first = |skipped| Arrival::First { skipped };
+        let (late, again) = (Arrival::Late, Arrival::Again);
+        assert_eq!(all, [first(0), first(0), first(2), late, again, late, again, again, first(0)]);
     }
 
     #[test]
@@ -111,11 +138,16 @@ mod tests {
         let books = Books::new(2, 3);
         let mut books = books.borrow_mut();
         books.sent = vec![10, 20];
-        books.set_pace(1_000, 1e6);
-        let pace = books.pace.take().unwrap();
+        books.set_pace(1_000, 1e6, 4_500);
+        let pace = books.pace.as_ref().unwrap();
         let due = [(0, 10), (1, 20), (0, 11), (1, 21)].map(|(publisher, sent)| pace.due(publisher, sent));
         assert_eq!(due, [1_000, 2_000, 3_000, 4_000]);
+        assert_eq!(pace.due(0, 12), u64::MAX, "past the end");
         books.done[1] = 4;
-        assert_eq!((books.owed(1), books.expected()), (19, 90));
+        assert_eq!((books.owed(1), books.owed_by_all(), books.expected()), (19, 29, 90));
+        books.write_off();
+        assert_eq!(books.owed_by_all(), 0);
+        assert_eq!(books.overdue(1, 3_000).collect::<Vec<_>>(), [2_000]);
+        assert_eq!(books.overdue(0, 9_000).collect::<Vec<_>>(), [1_000, 3_000]);
     }
 }

@@ -212,14 +212,24 @@ impl Subscriber {
     }
 
     /// Counts an arrival; gives the publisher if it is the first.
+    ///
+    /// Of QoS 0 what is skipped is lost: a broker keeps the order of each publisher [MQTT-4.6.0-5]. A window that
+    /// waited for it would never open again.
     fn arrived(&mut self, payload: &[u8], tally: &mut Tally) -> Result<Option<usize>> {
         let id = event::id(payload).context("a delivery is not what was published")?;
         let sent = event::sent(payload).context("a delivery is not what was published")?;
         let (publisher, number) = ((id >> NUMBER_BITS) as usize, id & ((1 << NUMBER_BITS) - 1));
         let seen = self.seen.get_mut(publisher).context("a delivery of nobody")?;
-        if seen.note(number) == Arrival::Again {
-            tally.twice += 1;
-            return Ok(None);
+        match seen.note(number) {
+            Arrival::Again => {
+                tally.twice += 1;
+                return Ok(None);
+            }
+            Arrival::First { skipped } if self.qos == 0 => {
+                self.books.borrow_mut().done[publisher] += skipped;
+            }
+            Arrival::Late if self.qos == 0 => self.books.borrow_mut().done[publisher] -= 1,
+            _ => {}
         }
         tally.delivered += 1;
         tally.delivery.record(tally.now.saturating_sub(sent).max(1_000))?;

@@ -75,13 +75,13 @@ fn put_packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-/// CONNECT without a keep alive. A session that is not `clean` outlives its connection.
+/// CONNECT with the longest keep alive, as one of the brokers takes nobody without. A session that is not `clean` outlives its connection.
 pub(super) fn connect(out: &mut Vec<u8>, version: Version, client: &str, clean: bool) {
     let mut body = Vec::with_capacity(64);
     put_text(&mut body, "MQTT");
     body.push(if version == Version::V5 { 5 } else { 4 });
     body.push(if clean { 2 } else { 0 });
-    body.extend_from_slice(&[0, 0]);
+    body.extend_from_slice(&u16::MAX.to_be_bytes());
     if version == Version::V5 {
         // Session Expiry Interval (3.1.2.11.2): a day, longer than any run.
         let expiry = if clean { 0_u32 } else { 86_400 };

@@ -19,6 +19,9 @@ const WINDOW: u16 = 1000;
 /// Sessions that are resumed to see that they are there.
 const SAMPLE: u64 = 100;
 
+/// Each of the two ends then: a broker that is slow at it gets less to remember.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// How much there is to remember.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
@@ -35,16 +38,18 @@ pub(super) fn run(broker: Broker, sessions: Sessions, ours: &Path, size: Size) -
 
 fn recover(server: &mut Server<Broker>, sessions: Sessions, size: Size) -> Result<String> {
     let start = Instant::now();
-    retain(server, sessions, size.retained)?;
+    let mut made = Size { retained: retain(server, sessions, size.retained)?, sessions: 0 };
+    let begun = Instant::now();
     for batch in 0..size.sessions.div_ceil(BATCH) {
+        if begun.elapsed() > LIMIT {
+            break;
+        }
+        let conns = BATCH.min(size.sessions - batch * BATCH);
         // Dropped, the connections are gone and the sessions stay.
-        drop(idle::connect(
-            server,
-            sessions,
-            &format!("away-{batch}"),
-            BATCH.min(size.sessions - batch * BATCH),
-        )?);
+        drop(idle::connect(server, sessions, &format!("away-{batch}"), conns, Duration::MAX)?);
+        made.sessions += conns;
     }
+    let size = made;
     let filled = start.elapsed();
     let killed = server.kind.survives_kill();
     let took = if killed { server.kill_and_restart()? } else { server.end_and_restart()? };
@@ -71,12 +76,19 @@ fn recover(server: &mut Server<Broker>, sessions: Sessions, size: Size) -> Resul
     Ok(text)
 }
 
-fn retain(server: &Server<Broker>, sessions: Sessions, count: u64) -> Result<()> {
+/// So many, or fewer if that takes too long; gives how many it were.
+fn retain(server: &Server<Broker>, sessions: Sessions, count: u64) -> Result<u64> {
     let mut loader = Loader::new()?;
     loader.tally.limit = count;
     let link = sessions.link("retainer".into(), None);
     loader.add_and_send(TcpStream::connect(server.addr)?, Retainer::new(link, WINDOW))?;
-    loader.run_until(Duration::from_secs(600), |tally| tally.confirmed == count)
+    let start = Instant::now();
+    while loader.tally.confirmed < count && start.elapsed() < LIMIT {
+        loader.step(Duration::from_millis(50))?;
+    }
+    loader.tally.limit = loader.tally.sent;
+    loader.run_until(LIMIT, |tally| tally.confirmed == tally.sent)?;
+    Ok(loader.tally.sent)
 }
 
 /// How many retained messages a new subscriber gets.
