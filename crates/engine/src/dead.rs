@@ -1,15 +1,18 @@
 //! Dead letters: messages that could not be done, on `$dead/<subject>`, with why.
 
+use crate::door::Returned;
 use crate::engine::Shared;
 use crate::error::EngineError;
-use crate::later::Later;
+use crate::id::id_text;
+use crate::later::{Later, Receipt};
 use crate::log::{Event, Ticket};
 use crate::stream::{KICK, NewEvent, Stream};
 use crate::subscription::Subscription;
 use postroad_core::dead_letter as names;
-use postroad_core::mailbox::{Failures, Verdict, Window};
+use postroad_core::mailbox::{ConsumerId, Failures, Verdict, Window};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a dead letter says about its death; read from its headers.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -38,6 +41,9 @@ pub struct Death {
     /// The id it was published with, as a JSON token.
     #[serde(rename = "postroad-dead-id", default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// The protocol that it came from and goes back to, if that keeps its messages itself.
+    #[serde(rename = "postroad-dead-door", default, skip_serializing_if = "Option::is_none")]
+    pub door: Option<String>,
 }
 
 impl Death {
@@ -69,6 +75,7 @@ pub(crate) fn former_headers(event: &Event) -> Option<Vec<u8>> {
         names::FIRST_FAILURE,
         names::LAST_FAILURE,
         "postroad-dead-id",
+        "postroad-dead-door",
     ];
     for name in own {
         map.remove(name);
@@ -128,6 +135,7 @@ fn write(
         first: failures.first,
         last: failures.last,
         id: event.id.as_ref().and_then(|id| String::from_utf8(id.to_vec()).ok()),
+        door: None,
     };
     let headers = headers(&event, &death);
     // After a crash between this record and the settlement the same death comes again: the id finds it. (Numbers of
@@ -153,6 +161,8 @@ pub struct Letter<'a> {
     pub id: &'a str,
     /// Its death.
     pub death: &'a Death,
+    /// Other headers, a JSON object on one line.
+    pub headers: Option<&'a [u8]>,
     /// How the payload is written.
     pub kind: crate::log::PayloadKind,
     /// Its payload, as [`crate::log::Publish`] has it.
@@ -167,7 +177,12 @@ pub(crate) fn write_letter(
 ) -> Result<Ticket, EngineError> {
     shared.admit()?;
     let dead = shared.stream_or_create(&topic.dead_letter())?;
-    let headers = serde_json::to_vec(letter.death).unwrap_or_default();
+    let mut map: Map<String, Value> =
+        letter.headers.and_then(|headers| serde_json::from_slice(headers).ok()).unwrap_or_default();
+    if let Ok(Value::Object(death)) = serde_json::to_value(letter.death) {
+        map.extend(death);
+    }
+    let headers = serde_json::to_vec(&map).unwrap_or_default();
     let new = NewEvent {
         priority: 0,
         id: Some(letter.id.as_bytes()),
@@ -181,66 +196,177 @@ pub(crate) fn write_letter(
     Ok(published.ticket)
 }
 
-/// Publishes up to `max` dead letters of `topic` to it again, oldest first; says how many, and when they are stored.
+/// Publishes up to `max` dead letters of `topic` again where they came from, oldest first; says how many, and when they
+/// are stored there and settled here. Letters that a door does not take stay, and the outcome is an error that says why.
 pub(crate) fn kick(
     shared: &Arc<Shared>,
     topic: &postroad_core::Subject,
     max: usize,
 ) -> Result<(u64, Arc<Later>), EngineError> {
-    let later = Later::new(1);
     let Some(dead) = shared.find_stream(topic.dead_letter().as_str()) else {
         if shared.find_stream(topic.as_str()).is_none() {
             return Err(EngineError::NotFound(format!("there is no topic {}", topic.as_str())));
         }
+        let later = Later::new(1);
         later.step(Ok(Ticket(0)));
         return Ok((0, later));
     };
     shared.admit()?;
-    let target = shared.stream_or_create(topic)?;
     let Some(sub) = dead.member(KICK) else { return Err(EngineError::NotFound("no dead letters".into())) };
     let consumer = shared.next_consumer();
     dead.attach_quietly(KICK, consumer, Window { count: u32::MAX, bytes: u64::MAX });
     let mut taken = Vec::new();
     dead.take(shared, &sub, consumer, max, 8 << 20, &mut taken);
-    let result = republish(shared, &dead, &target, &taken.iter().map(|t| t.seq).collect::<Vec<_>>());
-    let settle = {
-        let (dead, later) = (dead.clone(), later.clone());
-        move |shared: &Arc<Shared>| {
-            let mut counts = Vec::new();
-            let receipt = dead.settle(shared, &sub, consumer, &[(0, u64::MAX)], &Verdict::Ack, &mut counts);
-            let _ = dead.detach(shared, &sub, consumer);
-            later.step(receipt.map(|receipt| match receipt {
-                crate::later::Receipt::At(ticket) => ticket,
-                crate::later::Receipt::Later(_) => Ticket(0),
-            }));
-        }
-    };
-    match result {
-        Ok(ticket) => {
-            let count = taken.len() as u64;
-            shared.after(ticket, settle);
-            shared.store.flush(false);
-            Ok((count, later))
-        }
-        Err(error) => {
-            if let Some(sub) = dead.member(KICK) {
-                let _ = dead.detach(shared, &sub, consumer);
-            }
+    let seqs: Vec<u64> = taken.iter().map(|t| t.seq).collect();
+    let kick = Kick { dead, sub, consumer, later: Later::new(1), state: Mutex::default() };
+    match give_back(shared, topic, &Arc::new(kick), &seqs) {
+        Ok(parts) => Ok(parts),
+        Err((kick, error)) => {
+            let _ = kick.dead.detach(shared, &kick.sub, kick.consumer);
             Err(error)
         }
     }
 }
 
-fn republish(
+/// A kick under way.
+struct Kick {
+    dead: Arc<Stream>,
+    sub: Arc<Subscription>,
+    consumer: ConsumerId,
+    later: Arc<Later>,
+    state: Mutex<KickState>,
+}
+
+#[derive(Default)]
+struct KickState {
+    /// Places that have not answered.
+    open: usize,
+    done: Vec<u64>,
+    /// Why letters stay, and how many.
+    stay: BTreeMap<String, u64>,
+}
+
+impl Kick {
+    /// A place has answered; the last answer settles what is published.
+    fn part(&self, shared: &Arc<Shared>, done: Vec<u64>, stay: Vec<String>) {
+        let state = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.open = state.open.saturating_sub(1);
+            state.done.extend(done);
+            for why in stay {
+                *state.stay.entry(why).or_default() += 1;
+            }
+            if state.open > 0 {
+                return;
+            }
+            std::mem::take(&mut *state)
+        };
+        let (mut counts, ranges) = (Vec::new(), ranges(state.done));
+        let receipt = self.dead.settle(shared, &self.sub, self.consumer, &ranges, &Verdict::Ack, &mut counts);
+        let _ = self.dead.detach(shared, &self.sub, self.consumer);
+        // The answer of a door comes on a thread of its own.
+        shared.store.flush(false);
+        let kicked: u64 = counts.iter().sum();
+        let stay: u64 = state.stay.values().sum();
+        self.later.step(match (receipt, state.stay.keys().next()) {
+            (Ok(_), Some(why)) => Err(EngineError::NotFound(format!(
+                "{kicked} dead letters were published again, {stay} stay: {why}"
+            ))),
+            (Ok(Receipt::At(ticket)), None) => Ok(ticket),
+            (Ok(Receipt::Later(_)), None) => Ok(Ticket(0)),
+            (Err(error), _) => Err(error),
+        });
+    }
+}
+
+fn ranges(mut seqs: Vec<u64>) -> Vec<(u64, u64)> {
+    seqs.sort_unstable();
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for seq in seqs {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == seq => *last = seq,
+            _ => ranges.push((seq, seq)),
+        }
+    }
+    ranges
+}
+
+fn give_back(
     shared: &Arc<Shared>,
-    dead: &Arc<Stream>,
-    target: &Arc<Stream>,
+    topic: &postroad_core::Subject,
+    kick: &Arc<Kick>,
     seqs: &[u64],
-) -> Result<Ticket, EngineError> {
+) -> Result<(u64, Arc<Later>), (Arc<Kick>, EngineError)> {
+    let failed = |error: EngineError| (kick.clone(), error);
     let mut events = Vec::new();
-    dead.log.read(seqs, &mut events)?;
+    kick.dead.log.read(seqs, &mut events).map_err(|error| failed(error.into()))?;
+    let mut own: Vec<Event> = Vec::new();
+    let mut doors: BTreeMap<String, (Vec<u64>, Vec<Returned>)> = BTreeMap::new();
+    for event in events {
+        match Death::of(&event) {
+            Some(death) if death.door.is_some() => {
+                let (seqs, letters) = doors.entry(death.door.clone().unwrap_or_default()).or_default();
+                let id = event.id.as_deref().map(id_text).unwrap_or_default();
+                seqs.push(event.seq);
+                letters.push(Returned {
+                    id: String::from_utf8_lossy(&id).into_owned(),
+                    headers: former_headers(&event),
+                    death,
+                    kind: event.kind,
+                    payload: event.payload,
+                });
+            }
+            _ => own.push(event),
+        }
+    }
+    // Of letters that retention took away nothing is left to publish: they are settled.
+    let found = own.iter().map(|event| event.seq).chain(doors.values().flat_map(|(seqs, _)| seqs).copied());
+    let found: BTreeSet<u64> = found.collect();
+    let mut settled: Vec<u64> = seqs.iter().copied().filter(|seq| !found.contains(seq)).collect();
+    settled.extend(own.iter().map(|event| event.seq));
+    let mut count = own.len() as u64;
+    let mut ticket = Ticket(0);
+    if !own.is_empty() {
+        let target = shared.stream_or_create(topic).map_err(failed)?;
+        ticket = republish(shared, &target, &own).map_err(failed)?;
+    }
+    let open = |name: &String| shared.door(name);
+    let (there, closed): (Vec<_>, Vec<_>) = doors.into_iter().partition(|(name, _)| open(name).is_some());
+    count += there.iter().map(|(_, (seqs, _))| seqs.len() as u64).sum::<u64>();
+    if count == 0
+        && let Some((name, _)) = closed.first()
+    {
+        return Err(failed(EngineError::NotFound(format!(
+            "these dead letters came by {name}, which is not served now: they stay"
+        ))));
+    }
+    kick.state.lock().unwrap_or_else(PoisonError::into_inner).open = 1 + there.len();
+    for (name, (seqs, letters)) in there {
+        let Some(door) = open(&name) else { continue };
+        let (kick, shared) = (kick.clone(), shared.clone());
+        let done = move |results: Vec<Result<(), String>>| {
+            let (mut done, mut stay) = (Vec::new(), Vec::new());
+            let mut results = results.into_iter();
+            for seq in seqs {
+                match results.next() {
+                    Some(Ok(())) => done.push(seq),
+                    Some(Err(why)) => stay.push(why),
+                    None => stay.push(format!("{name} did not answer")),
+                }
+            }
+            kick.part(&shared, done, stay);
+        };
+        door.take_back(letters, Box::new(done));
+    }
+    let last = kick.clone();
+    shared.after(ticket, move |shared| last.part(shared, settled, Vec::new()));
+    shared.store.flush(false);
+    Ok((count, kick.later.clone()))
+}
+
+fn republish(shared: &Arc<Shared>, target: &Arc<Stream>, events: &[Event]) -> Result<Ticket, EngineError> {
     let mut last = Ticket(0);
-    for event in &events {
+    for event in events {
         let headers = former_headers(event);
         let id = Death::of(event).and_then(|death| death.id);
         let new = NewEvent {

@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     after: Mutex<Vec<(Ticket, Action)>>,
     after_signal: Mutex<Option<Arc<dyn Signal>>>,
     stopping: AtomicBool,
+    // Where dead letters of other protocols go back to.
+    doors: Mutex<HashMap<&'static str, Arc<dyn crate::door::Door>>>,
 }
 
 #[derive(Default)]
@@ -147,6 +149,7 @@ impl Engine {
             after: Mutex::new(Vec::new()),
             after_signal: Mutex::new(None),
             stopping: AtomicBool::new(false),
+            doors: Mutex::new(HashMap::new()),
         });
         *lock(&shared.after_signal) = Some(Arc::new(AfterSignal(Arc::downgrade(&shared))));
         {
@@ -338,7 +341,12 @@ impl Engine {
         crate::dead::write_letter(&self.shared, topic, letter)
     }
 
-    /// Publishes up to `max` dead letters of `topic` to it again; says how many, and what to wait for.
+    /// Dead letters whose [`Death::door`](crate::Death) is `name` go back to this door when they are kicked.
+    pub fn open_door(&self, name: &'static str, door: Arc<dyn crate::door::Door>) {
+        lock(&self.shared.doors).insert(name, door);
+    }
+
+    /// Publishes up to `max` dead letters of `topic` again where they came from; says how many, and what to wait for.
     pub fn kick(&self, topic: &Subject, max: usize) -> Result<(u64, Arc<Later>), EngineError> {
         crate::dead::kick(&self.shared, topic, max)
     }
@@ -415,6 +423,10 @@ impl Shared {
     fn insert(&self, stream: Arc<Stream>) {
         let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
         streams.insert(stream.topic.as_str().into(), stream);
+    }
+
+    pub(crate) fn door(&self, name: &str) -> Option<Arc<dyn crate::door::Door>> {
+        lock(&self.doors).get(name).cloned()
     }
 
     pub(crate) fn next_consumer(&self) -> ConsumerId {

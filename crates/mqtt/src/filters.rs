@@ -1,151 +1,19 @@
-//! Which subscriptions match a topic: a trie over levels, MQTT's rules.
+//! Which topic filters match a topic (section 4.7).
 
-use std::collections::HashMap;
+use postroad_engine::{LevelTrie, Wildcards};
 
-/// Values under topic filters. Matching takes time that depends on the levels of the topic and on what matches, not on
-/// how many filters there are; it does not recurse deeper than the filters that were accepted.
-#[derive(Debug)]
-pub(super) struct Filters<T> {
-    root: Node<T>,
-    len: usize,
+/// `+` for one level, `#` for any number: `sport/#` matches `sport` too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TopicWildcards {}
+
+impl Wildcards for TopicWildcards {
+    const ONE: &'static str = "+";
+    const REST: &'static str = "#";
+    const REST_MAY_BE_NONE: bool = true;
 }
 
-#[derive(Debug)]
-struct Node<T> {
-    children: HashMap<Box<str>, Self>,
-    // The level `+`.
-    one: Option<Box<Self>>,
-    // Filters that end here, and those that end with `#` here.
-    here: Vec<T>,
-    rest: Vec<T>,
-}
-
-impl<T> Default for Node<T> {
-    fn default() -> Self {
-        Self { children: HashMap::new(), one: None, here: Vec::new(), rest: Vec::new() }
-    }
-}
-
-impl<T> Default for Filters<T> {
-    fn default() -> Self {
-        Self { root: Node::default(), len: 0 }
-    }
-}
-
-impl<T> Filters<T> {
-    /// Subscriptions there are.
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Adds a value under a valid filter.
-    pub(super) fn insert(&mut self, filter: &str, value: T) {
-        self.len += 1;
-        let mut node = &mut self.root;
-        for level in filter.split('/') {
-            node = match level {
-                "#" => {
-                    node.rest.push(value);
-                    return;
-                }
-                "+" => node.one.get_or_insert_default(),
-                // Most levels are there already: no allocation to find out.
-                level if node.children.contains_key(level) => match node.children.get_mut(level) {
-                    Some(node) => node,
-                    None => return,
-                },
-                level => node.children.entry(level.into()).or_default(),
-            };
-        }
-        node.here.push(value);
-    }
-
-    /// The value under exactly `filter` for which `is` holds.
-    pub(super) fn find_mut(&mut self, filter: &str, is: impl Fn(&T) -> bool) -> Option<&mut T> {
-        let mut node = &mut self.root;
-        for level in filter.split('/') {
-            node = match level {
-                "#" => return node.rest.iter_mut().find(|value| is(value)),
-                "+" => node.one.as_deref_mut()?,
-                level => node.children.get_mut(level)?,
-            };
-        }
-        node.here.iter_mut().find(|value| is(value))
-    }
-
-    /// Removes the value under exactly `filter` for which `is` holds.
-    pub(super) fn remove(&mut self, filter: &str, is: impl Fn(&T) -> bool) -> Option<T> {
-        let levels: Vec<&str> = filter.split('/').collect();
-        let removed = self.root.remove(&levels, &is);
-        self.len -= usize::from(removed.is_some());
-        removed
-    }
-
-    /// Calls `each` with every value whose filter matches `topic`.
-    pub(super) fn matches<'a>(&'a self, topic: &str, mut each: impl FnMut(&'a T)) {
-        // [MQTT-4.7.2-1]: a wildcard in the first level does not match a `$`.
-        let wild = !topic.starts_with('$');
-        self.root.matches(Some(topic), wild, &mut each);
-    }
-}
-
-impl<T> Node<T> {
-    fn is_empty(&self) -> bool {
-        self.children.is_empty() && self.one.is_none() && self.here.is_empty() && self.rest.is_empty()
-    }
-
-    fn matches<'a>(&'a self, topic: Option<&str>, wild: bool, each: &mut impl FnMut(&'a T)) {
-        if wild {
-            // `sport/#` matches `sport` too.
-            self.rest.iter().for_each(&mut *each);
-        }
-        let Some(topic) = topic else {
-            self.here.iter().for_each(each);
-            return;
-        };
-        let (level, rest) = match memchr::memchr(b'/', topic.as_bytes()) {
-            Some(at) => (&topic[..at], Some(&topic[at + 1..])),
-            None => (topic, None),
-        };
-        if let Some(node) = self.children.get(level) {
-            node.matches(rest, true, each);
-        }
-        if wild && let Some(node) = &self.one {
-            node.matches(rest, true, each);
-        }
-    }
-
-    fn remove(&mut self, levels: &[&str], is: &impl Fn(&T) -> bool) -> Option<T> {
-        fn take<T>(values: &mut Vec<T>, is: &impl Fn(&T) -> bool) -> Option<T> {
-            let at = values.iter().position(is)?;
-            let value = values.swap_remove(at);
-            if values.is_empty() {
-                *values = Vec::new();
-            }
-            Some(value)
-        }
-        let Some((level, rest)) = levels.split_first() else { return take(&mut self.here, is) };
-        match *level {
-            "#" => take(&mut self.rest, is),
-            "+" => {
-                let node = self.one.as_mut()?;
-                let removed = node.remove(rest, is);
-                if node.is_empty() {
-                    self.one = None;
-                }
-                removed
-            }
-            level => {
-                let node = self.children.get_mut(level)?;
-                let removed = node.remove(rest, is);
-                if node.is_empty() {
-                    self.children.remove(level);
-                }
-                removed
-            }
-        }
-    }
-}
+/// Values under topic filters: of subscriptions, of rules.
+pub(crate) type Filters<T> = LevelTrie<T, TopicWildcards>;
 
 #[cfg(test)]
 mod tests {
@@ -181,12 +49,11 @@ mod tests {
         filters.insert("a/+/c", 1);
         filters.insert("a/b/#", 2);
         filters.insert("a/b/#", 3);
-        assert_eq!(filters.remove("a/b/#", |v| *v == 3), Some(3));
-        assert_eq!(filters.remove("a/b/#", |v| *v == 3), None);
-        assert_eq!(filters.remove("a/b/#", |v| *v == 2), Some(2));
-        assert_eq!(filters.remove("a/+/c", |_| true), Some(1));
-        assert_eq!(filters.len(), 0);
-        assert!(filters.root.is_empty());
+        assert_eq!(filters.remove("a/b/#", |v| *v == 3), 1);
+        assert_eq!(filters.remove("a/b/#", |v| *v == 3), 0);
+        assert_eq!(filters.remove("a/b/#", |v| *v == 2), 1);
+        assert_eq!(filters.remove("a/+/c", |_| true), 1);
+        assert!(filters.is_empty());
     }
 
     fn level() -> impl Strategy<Value = String> {

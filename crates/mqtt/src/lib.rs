@@ -11,5 +11,6 @@ pub mod access;
 pub mod broker;
 pub mod client;
 pub mod codec;
+mod filters;
 pub mod lines;
 pub mod server;

@@ -1,16 +1,21 @@
 //! The MQTT door of `postroad serve`: settings to listeners, dead letters to their topics, files that change.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use postroad_core::Subject;
-use postroad_engine::{Death, Engine, Letter};
+use postroad_engine::Engine;
 use postroad_mqtt::{
     access::{Access, FileAccess, FileSettings, OpenAccess},
-    broker::{self, BrokerConfig, DeadLetter, ListenerConfig, letter_payload},
+    broker::{self, BrokerConfig, ListenerConfig},
     codec::ReasonCode,
     lines::{LinesConfig, Role},
     server::{
-        LinesOptions, ListenerOptions, OnDead, Server, ServerConfig, ServerError, ServerHandle, TlsFiles,
+        LinesOptions, ListenerOptions, Server, ServerConfig, ServerError, ServerHandle, TlsFiles,
         WebSocketRules,
     },
 };
@@ -19,6 +24,8 @@ use crate::{
     config::{self, Config, Listen},
     exit::{Exit, Failure, chain},
 };
+
+mod letters;
 
 /// How often files of users, rules and certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
@@ -29,6 +36,7 @@ pub(crate) struct Door {
     /// What is served where, for the banner.
     pub(crate) addresses: Vec<(&'static str, SocketAddr)>,
     files: Option<Arc<FileAccess>>,
+    certificates: Vec<PathBuf>,
 }
 
 /// Binds what the settings ask for; `None` if that is nothing.
@@ -60,18 +68,23 @@ pub(crate) fn bind(
         None => Server::bind(settings, store, access),
     };
     let server = server.map_err(|error| cannot_bind(&error))?;
-    let server = server.on_dead(graveyard(Arc::clone(engine)));
+    let server = server.on_dead(letters::graveyard(Arc::clone(engine)));
+    engine.open_door(letters::DOOR, Arc::new(letters::Back(server.handle())));
     let bound = server.local_addrs().map_err(|error| cannot_bind(&ServerError::Io(error)))?;
-    Ok(Some(Door { server, addresses: titles.into_iter().zip(bound).collect(), files }))
+    let mqtt = &config.mqtt;
+    let certificates = [&mqtt.certificate, &mqtt.key, &mqtt.client_ca];
+    let certificates =
+        certificates.into_iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect();
+    Ok(Some(Door { server, addresses: titles.into_iter().zip(bound).collect(), files, certificates }))
 }
 
 impl Door {
     /// Looks at the files again and again; ends with the runtime.
     pub(crate) fn watch_files(&self) {
         let (files, handle) = (self.files.clone(), self.server.handle());
+        let mut certificates = Certificates::new(self.certificates.clone());
         tokio::spawn(async move {
             let mut interval = tokio::time::interval(RELOAD);
-            let mut certificates = Stamp::default();
             loop {
                 interval.tick().await;
                 let (files, handle) = (files.clone(), handle.clone());
@@ -87,19 +100,45 @@ impl Door {
     }
 }
 
-/// When certificates were looked at last; they are read again every minute, which costs nothing.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stamp(u32);
+/// The files of certificates and keys. They are read when one looks different, and every minute, which costs nothing.
+#[derive(Clone, Debug)]
+struct Certificates {
+    paths: Vec<PathBuf>,
+    looks: Vec<Option<Look>>,
+    turn: u32,
+}
 
-fn reload(files: Option<&FileAccess>, handle: &ServerHandle, Stamp(turn): Stamp) -> Stamp {
+/// Inode, size, and when it was changed.
+type Look = (u64, u64, i64, i64);
+
+impl Certificates {
+    fn new(paths: Vec<PathBuf>) -> Self {
+        let mut new = Self { paths, looks: Vec::new(), turn: 0 };
+        new.look();
+        new
+    }
+
+    /// Whether one looks different from before.
+    fn look(&mut self) -> bool {
+        let look = |path: &PathBuf| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+        };
+        let looks = self.paths.iter().map(look).collect();
+        std::mem::replace(&mut self.looks, looks) != self.looks
+    }
+}
+
+fn reload(files: Option<&FileAccess>, handle: &ServerHandle, mut certificates: Certificates) -> Certificates {
     if let Some(files) = files {
         // An error is logged there, and the old rules stay.
         let _ = files.reload();
     }
-    if turn % 30 == 29 {
+    if certificates.look() || certificates.turn % 30 == 29 {
         let _ = handle.reload_certificates();
     }
-    Stamp(turn.wrapping_add(1))
+    certificates.turn = certificates.turn.wrapping_add(1);
+    certificates
 }
 
 fn listeners(config: &Config) -> (Vec<ListenerOptions>, Vec<&'static str>) {
@@ -114,15 +153,19 @@ fn listeners(config: &Config) -> (Vec<ListenerOptions>, Vec<&'static str>) {
     let origins = (!http.origins.is_empty()).then(|| http.origins.clone());
     let websocket = WebSocketRules { origins, ..WebSocketRules::default() };
     let doors = [
-        ("MQTT", mqtt.listen, None, None),
-        ("MQTT+TLS", mqtt.tls, Some(tls()), None),
-        ("MQTT+WS", http.listen, None, Some(websocket)),
+        ("MQTT", mqtt.listen, mqtt.durability, None, None),
+        ("MQTT+TLS", mqtt.tls, mqtt.tls_durability.or(mqtt.durability), Some(tls()), None),
+        ("MQTT+WS", http.listen, http.durability.or(mqtt.durability), None, Some(websocket)),
     ];
     let mut listeners = Vec::new();
     let mut titles = Vec::new();
-    for (title, listen, tls, websocket) in doors {
+    for (title, listen, promise, tls, websocket) in doors {
         let Listen::At(address) = listen else { continue };
-        let rules = ListenerConfig { name: title.to_owned(), ..listener_config(config) };
+        if config.journal.sync == config::Sync::Os && promise == config::Durability::Fsync {
+            tracing::warn!(door = title, "with journal.sync=os the durability `fsync` is no more than `os`");
+        }
+        let durability = durability(promise);
+        let rules = ListenerConfig { name: title.to_owned(), durability, ..listener_config(config) };
         listeners.push(ListenerOptions {
             address,
             tls,
@@ -175,14 +218,14 @@ fn listener_config(config: &Config) -> ListenerConfig {
         topic_alias_maximum: mqtt.topic_aliases,
         keep_alive_max: u16::try_from(mqtt.keep_alive_max.0.as_secs()).unwrap_or(u16::MAX),
         allow_anonymous: mqtt.allow_anonymous || mqtt.users.as_os_str().is_empty(),
-        durability: durability(mqtt.durability),
         ..ListenerConfig::default()
     }
 }
 
 fn durability(durability: config::Durability) -> broker::Durability {
     match durability {
-        config::Durability::Log => broker::Durability::Log,
+        config::Durability::Fsync => broker::Durability::Fsync,
+        config::Durability::Os => broker::Durability::Os,
         config::Durability::Memory => broker::Durability::Memory,
     }
 }
@@ -233,38 +276,6 @@ fn access(config: &Config) -> Result<(Arc<dyn Access>, Option<Arc<FileAccess>>),
     })?;
     let files = Arc::new(files);
     Ok((files.clone(), Some(files)))
-}
-
-/// Dead letters go to `$dead/TOPIC`, where every door can read them.
-fn graveyard(engine: Arc<Engine>) -> OnDead {
-    Box::new(move |letters: Vec<DeadLetter>| {
-        for letter in letters {
-            if let Err(error) = bury(&engine, &letter) {
-                tracing::error!(topic = %letter.topic, client = %letter.client, reason = letter.reason, %error,
-                    "a dead letter could not be written");
-            }
-        }
-    })
-}
-
-fn bury(engine: &Engine, letter: &DeadLetter) -> Result<(), String> {
-    // MQTT has topics that no other door has, with empty levels for example: those have one place together.
-    let topic =
-        Subject::new(letter.topic.as_str()).or_else(|_| Subject::new("mqtt")).map_err(|e| e.to_string())?;
-    let death = Death {
-        reason: letter.reason.to_owned(),
-        topic: letter.topic.as_str().to_owned(),
-        seq: letter.seq,
-        subscription: format!("mqtt client {}", letter.client),
-        attempts: letter.attempts,
-        first: letter.published,
-        last: letter.died,
-        id: None,
-    };
-    let id = serde_json::to_string(&letter.id).map_err(|e| e.to_string())?;
-    let (kind, payload) = letter_payload(&letter.payload);
-    let letter = Letter { id: &id, death: &death, kind, payload: &payload };
-    engine.dead_letter(&topic, &letter).map(|_| ()).map_err(|e| e.to_string())
 }
 
 fn cannot_bind(error: &ServerError) -> Failure {

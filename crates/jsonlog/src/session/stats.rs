@@ -13,7 +13,12 @@ impl Session {
             .engine
             .stream(topic)
             .ok_or_else(|| Refusal::new(Code::NotFound, "there is no such topic: see topics"))?;
-        let dead = self.engine.stream(&format!("$dead/{topic}"));
+        // Of a topic of dead letters it says how many of its own were not kicked yet.
+        let dead = if stream.topic().is_dead_letter() {
+            Some(stream.clone())
+        } else {
+            self.engine.stream(&format!("$dead/{topic}"))
+        };
         Ok(stream_stats(&stream, dead.as_deref()))
     }
 

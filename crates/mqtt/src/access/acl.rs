@@ -37,6 +37,7 @@ use std::collections::HashMap;
 use super::error::LineError;
 use super::pattern::{Pattern, Values};
 use super::{Identity, UserLimits};
+use crate::filters::Filters;
 
 const PUBLISH: u8 = 1;
 const RECEIVE: u8 = 2;
@@ -54,6 +55,16 @@ pub struct Acl {
 struct Block {
     rules: Vec<Rule>,
     limits: UserLimits,
+    // For topics, which are asked about at each message: rules without placeholders by their filter, and the others.
+    by_filter: Filters<Says>,
+    mixed: Vec<usize>,
+}
+
+/// What a rule says about its actions.
+#[derive(Clone, Copy, Debug)]
+struct Says {
+    allow: bool,
+    actions: u8,
 }
 
 #[derive(Debug)]
@@ -148,9 +159,35 @@ impl Acl {
         allowed
     }
 
+    /// The same for a topic, without a look at every rule: covered, overlapped and matched are one for it.
+    fn allows_topic(&self, who: &Identity, client_id: &str, action: u8, topic: &str) -> bool {
+        let values = Values { user: who.name(), client_id };
+        let (mut allowed, mut denied) = (false, false);
+        let mut say = |allow: bool| if allow { allowed = true } else { denied = true };
+        for block in self.blocks(who).into_iter().flatten() {
+            block.by_filter.matches(topic, |says| {
+                if says.actions & action != 0 {
+                    say(says.allow);
+                }
+            });
+            for rule in block.mixed.iter().filter_map(|at| block.rules.get(*at)) {
+                if rule.actions & action != 0
+                    && (if rule.allow {
+                        rule.pattern.covers(topic, values)
+                    } else {
+                        rule.pattern.overlaps(topic, values)
+                    })
+                {
+                    say(rule.allow);
+                }
+            }
+        }
+        allowed && !denied
+    }
+
     /// Whether a message may be published to the topic.
     pub fn may_publish(&self, who: &Identity, client_id: &str, topic: &str) -> bool {
-        self.allows(who, client_id, PUBLISH, topic)
+        self.allows_topic(who, client_id, PUBLISH, topic)
     }
 
     /// Whether everything that the filter matches may be subscribed to. Prefixes of shared subscriptions are left out.
@@ -160,7 +197,7 @@ impl Acl {
 
     /// Whether a message with this topic may be delivered.
     pub fn may_receive(&self, who: &Identity, client_id: &str, topic: &str) -> bool {
-        self.allows(who, client_id, RECEIVE, topic)
+        self.allows_topic(who, client_id, RECEIVE, topic)
     }
 
     /// How much the user may have at once.
@@ -199,7 +236,46 @@ impl Block {
                 ));
             }
         };
-        self.rules.push(Rule { allow: verb == "allow", actions, pattern: Pattern::parse(rest)? });
+        let (allow, pattern) = (verb == "allow", Pattern::parse(rest)?);
+        match pattern.filter() {
+            Some(filter) => self.by_filter.insert(&filter, Says { allow, actions }),
+            None => self.mixed.push(self.rules.len()),
+        }
+        self.rules.push(Rule { allow, actions, pattern });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_index_says_what_the_rules_say(
+            rules in prop::collection::vec(
+                "(allow|deny) (publish|receive|subscribe|readwrite) (\\+|\\$?[ab]|%u|x%c|%%)(/(\\+|[ab]?|%u|%c)){0,2}(/#)?",
+                0..8,
+            ),
+            own in 0_usize..4,
+            topics in prop::collection::vec("\\$?[abu%](/[abcu]?){0,3}", 1..8),
+            client in "[abc+]?",
+        ) {
+            let split = own.min(rules.len());
+            let text = format!("all\n{}\nuser u\n{}\n", rules[..split].join("\n"), rules[split..].join("\n"));
+            let acl = Acl::parse(&text).unwrap();
+            for who in [Identity::user("u"), Identity::user("b"), Identity::anonymous()] {
+                for topic in &topics {
+                    for action in [PUBLISH, RECEIVE] {
+                        prop_assert_eq!(
+                            acl.allows_topic(&who, &client, action, topic),
+                            acl.allows(&who, &client, action, topic),
+                            "{} {}", topic, text
+                        );
+                    }
+                }
+            }
+        }
     }
 }

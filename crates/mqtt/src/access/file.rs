@@ -13,7 +13,7 @@ use super::crypto::{self, Hash};
 use super::error::{AccessError, LineError};
 use super::scram::{self, ScramServer};
 use super::users::Users;
-use super::{Access, Attempt, Denied, Exchange, Identity, Permit, Proof, UserLimits};
+use super::{Access, Attempt, Check, Denied, Exchange, Identity, PasswordCheck, Permit, Proof, UserLimits};
 use crate::codec::ReasonCode;
 
 /// Where [`FileAccess`] has its rules from.
@@ -233,19 +233,36 @@ impl FileAccess {
     }
 }
 
+/// Takes the time of a hash.
+fn verify(users: &Users, name: &str, password: &[u8]) -> Result<Identity, Denied> {
+    let mark = users.verify(name, password).ok_or(Denied::BadUserNameOrPassword)?;
+    Ok(Identity::with_password(name, mark))
+}
+
 impl Access for FileAccess {
     fn authenticate(&self, attempt: &Attempt<'_>) -> Result<Identity, Denied> {
         match (attempt.certificate, attempt.user_name, attempt.password) {
             (Some(""), ..) => Err(Denied::NotAuthorized),
             (Some(name), ..) => Ok(Identity::user(name)),
-            (None, Some(name), Some(password)) => {
-                let mark = self.users().verify(name, password).ok_or(Denied::BadUserNameOrPassword)?;
-                Ok(Identity::with_password(name, mark))
-            }
+            (None, Some(name), Some(password)) => verify(&self.users(), name, password),
             (None, None, None) if attempt.allow_anonymous => Ok(Identity::anonymous()),
             (None, None, None) => Err(Denied::NotAuthorized),
             (None, ..) => Err(Denied::BadUserNameOrPassword),
         }
+    }
+
+    fn check(&self, attempt: &Attempt<'_>) -> Check {
+        let (None, Some(name), Some(password)) = (attempt.certificate, attempt.user_name, attempt.password)
+        else {
+            return Check::Known(self.authenticate(attempt));
+        };
+        let users = self.users();
+        // Clients that all come back at once do not wait behind strangers.
+        if let Some(mark) = users.recall(name, password) {
+            return Check::Known(Ok(Identity::with_password(name, mark)));
+        }
+        let (name, password): (Box<str>, Box<[u8]>) = (name.into(), password.into());
+        Check::Password(PasswordCheck::new(move || verify(&users, &name, &password)))
     }
 
     fn begin_exchange(&self, method: &str, _attempt: &Attempt<'_>) -> Result<Box<dyn Exchange>, Denied> {

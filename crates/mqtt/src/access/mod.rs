@@ -143,12 +143,49 @@ pub struct UserLimits {
     pub max_subscriptions: Option<u32>,
 }
 
+/// What is known of a client before anything is computed.
+#[derive(Debug)]
+pub enum Check {
+    /// Who it is, or why it does not get in.
+    Known(Result<Identity, Denied>),
+    /// Its password must be hashed first.
+    Password(PasswordCheck),
+}
+
+/// A password to be checked, on whatever thread: milliseconds of processor time.
+pub struct PasswordCheck(Box<dyn FnOnce() -> Result<Identity, Denied> + Send>);
+
+impl PasswordCheck {
+    /// A check that is done by calling `check`.
+    pub fn new(check: impl FnOnce() -> Result<Identity, Denied> + Send + 'static) -> Self {
+        Self(Box::new(check))
+    }
+
+    /// Does it. Rules may have changed since it was asked for: [`Access::is_current`] says whether the identity still
+    /// stands.
+    pub fn run(self) -> Result<Identity, Denied> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for PasswordCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PasswordCheck").finish_non_exhaustive()
+    }
+}
+
 /// What a broker asks before it lets a client do something. Implementations must not panic and must not block for
 /// longer than checking a password takes.
 pub trait Access: Send + Sync {
     /// Who this is, by user name and password, by certificate, or anonymous. With a password this takes the time of its
     /// hash (milliseconds of processor time), whether the user exists or not.
     fn authenticate(&self, attempt: &Attempt<'_>) -> Result<Identity, Denied>;
+
+    /// The same in two parts, for a thread that must not stand still: what takes the time of a hash is given back, to be
+    /// run on another one.
+    fn check(&self, attempt: &Attempt<'_>) -> Check {
+        Check::Known(self.authenticate(attempt))
+    }
 
     /// Begins an extended authentication (MQTT 5.0, section 4.12), also for a re-authentication. The broker must then
     /// see to it that the user's name stays the same.

@@ -151,6 +151,17 @@ impl Pattern {
         Ok(Self(levels.into()))
     }
 
+    /// The pattern as a filter, if it has no placeholders.
+    pub(super) fn filter(&self) -> Option<String> {
+        let level = |level: &Level| match level {
+            Level::Plain(text) => Some(text.to_string()),
+            Level::Mixed(_) => None,
+            Level::One => Some("+".to_owned()),
+            Level::Rest => Some("#".to_owned()),
+        };
+        Some(self.0.iter().map(level).collect::<Option<Vec<_>>>()?.join("/"))
+    }
+
     /// Whether every topic that matches `filter` matches the pattern. A topic name is the filter of itself. A value that
     /// is not usable makes it match nothing.
     pub(super) fn covers(&self, filter: &str, values: Values<'_>) -> bool {

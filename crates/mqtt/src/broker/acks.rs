@@ -2,10 +2,10 @@
 
 use super::incoming::Release;
 use super::outgoing::{Acked, packet_id};
-use super::{Broker, ConnId, Timer, Waiting};
+use super::{Broker, ConnId, Timer, Waiting, reason};
 use crate::codec::{Ack, PacketId, PacketType, ReasonCode};
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::Mark;
 use smallvec::SmallVec;
 
 /// Acknowledgements of one turn of one connection: one record for many of them.
@@ -32,22 +32,22 @@ impl Broker {
             return;
         };
         if let Acked::Number(number) = queue.puback(ack.packet_id) {
-            let refused = ack.reason.is_error().then_some("the subscriber refused it");
+            let refused = ack.reason.is_error().then_some(reason::REFUSED);
             self.finish(index, number, refused, now);
             self.pump(index, now);
         }
     }
 
-    /// PUBREC: the client has the message. From now on it gets PUBREL, never the message again. [MQTT-4.3.3-4]
+    /// PUBREC: the client has the message. From now on it gets PUBREL, never the message again. [MQTT-4.3.3-4], [MQTT-4.3.3-6]
     pub(super) fn pubrec(&mut self, id: ConnId, ack: &Ack, now: Millis) {
         let Some(index) = self.session_of(id) else { return self.fail(id, ReasonCode::ProtocolError, now) };
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         if ack.reason.is_error() {
-            // [MQTT-4.3.3-4]: the exchange is over.
+            // [MQTT-4.4.0-2]: the exchange is over.
             if let Some(queue) = session.outgoing_mut()
                 && let Acked::Number(number) = queue.pubrec(ack.packet_id)
             {
-                self.finish(index, number, Some("the subscriber refused it"), now);
+                self.finish(index, number, Some(reason::REFUSED), now);
                 self.pump(index, now);
             }
             return;
@@ -58,7 +58,7 @@ impl Broker {
                 let logged =
                     session.outgoing().and_then(|queue| queue.get(number)).is_some_and(|entry| entry.logged);
                 if !logged || self.config.planted.release_before_record {
-                    let ticket = self.in_turn(id, Ticket(0));
+                    let ticket = self.in_turn(id, Mark::NOW);
                     self.ack(id, ticket, PacketType::Pubrel, ack.packet_id, ReasonCode::Success, now);
                     if !logged {
                         return;
@@ -78,11 +78,11 @@ impl Broker {
             Acked::Again(_) => {
                 // Its record may still wait, and PUBREL with it.
                 self.log_batch(now);
-                let ticket = self.in_turn(id, Ticket(0));
+                let ticket = self.in_turn(id, Mark::NOW);
                 self.ack(id, ticket, PacketType::Pubrel, ack.packet_id, ReasonCode::Success, now);
             }
             Acked::Unknown => {
-                let ticket = self.in_turn(id, Ticket(0));
+                let ticket = self.in_turn(id, Mark::NOW);
                 self.ack(
                     id,
                     ticket,
@@ -108,13 +108,13 @@ impl Broker {
             self.batch_for(id, now);
             self.batch.released.push(ack.packet_id);
             if self.config.planted.complete_before_record {
-                self.ack(id, Ticket(0), PacketType::Pubcomp, ack.packet_id, reason, now);
+                self.ack(id, Mark::NOW, PacketType::Pubcomp, ack.packet_id, reason, now);
             }
             return;
         }
         // The release itself may still wait for its record, and this answer with it.
         self.log_batch(now);
-        let ticket = self.in_turn(id, Ticket(0));
+        let ticket = self.in_turn(id, Mark::NOW);
         self.ack(id, ticket, PacketType::Pubcomp, ack.packet_id, reason, now);
     }
 
@@ -133,7 +133,7 @@ impl Broker {
     pub(super) fn ack(
         &mut self,
         conn: ConnId,
-        ticket: Ticket,
+        ticket: Mark,
         kind: PacketType,
         id: PacketId,
         reason: ReasonCode,
@@ -151,14 +151,15 @@ impl Broker {
 
     /// Writes the acknowledgements of this turn to the log; their answers leave when they are committed.
     pub(super) fn log_batch(&mut self, now: Millis) {
-        self.announce_dead(now);
         let Some(id) = self.batch.conn.take() else { return };
         let received = self.batch.received.take();
         let released = std::mem::take(&mut self.batch.released);
         let session = self.session_of(id).and_then(|index| self.state.sessions.get(index));
-        let Some(number) = session.map(|session| session.number) else { return };
+        let Some((number, buffered)) = session.map(|session| (session.number, session.buffered)) else {
+            return;
+        };
         self.log_over(now);
-        let ticket = self.book.append(now, |pen, log| {
+        let ticket = self.book.append_as(buffered, now, |pen, log| {
             if let Some((first, last)) = received {
                 pen.received(log, number, first, last);
             }
@@ -187,12 +188,12 @@ impl Broker {
         let Some(entry) = session.outgoing().and_then(|queue| queue.get(number)) else { return };
         let logged = entry.logged;
         let from = entry.from;
-        if let (Some(reason), None) = (dead, from) {
-            let entry = entry.clone();
-            self.bury(index, number, &entry, reason, now);
-        }
+        let recorded = match (dead, from) {
+            (Some(reason), None) => self.bury(index, number, reason, now),
+            _ => false,
+        };
         let Some(session) = self.state.sessions.get_mut(index) else { return };
-        let id = session.number;
+        let (id, buffered) = (session.number, session.buffered);
         if let Some(queue) = session.outgoing_mut() {
             queue.finish(number, now);
         }
@@ -202,9 +203,10 @@ impl Broker {
         if let Some(from) = from {
             return self.settle_work(index, from, dead, now);
         }
-        if !logged {
+        if !logged || recorded {
             return;
         }
+        self.over_buffered &= buffered;
         match self.over.last_mut() {
             Some((session, _, last)) if *session == id && *last + 1 == number => *last = number,
             _ => self.over.push((id, number, number)),
@@ -225,11 +227,13 @@ impl Broker {
 
     /// Writes the exchanges that are over to the log. Nobody waits for it.
     pub(super) fn log_over(&mut self, now: Millis) {
+        self.log_stored(now);
         if self.over.is_empty() {
             return;
         }
         let over = std::mem::take(&mut self.over);
-        self.book.append(now, |pen, log| {
+        let buffered = std::mem::replace(&mut self.over_buffered, true);
+        self.book.append_as(buffered, now, |pen, log| {
             for (session, first, last) in &over {
                 pen.done(log, *session, *first, *last);
             }

@@ -3,16 +3,17 @@
 use super::message::{self, Message, Origin, Scratch};
 use super::records::Pen;
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::{Append, Event, Log, LogError, LogStore, Ticket};
+use postroad_engine::log::{Append, Event, Log, LogError, LogStore, Mark, Ticket};
 use std::sync::Arc;
 
 /// See the module.
 pub(super) struct Book {
     pub(super) store: Arc<dyn LogStore>,
     log: Arc<dyn Log>,
-    /// When all that was appended is committed.
-    pub(super) appended: Ticket,
-    pub(super) committed: Ticket,
+    /// When all that was appended is as safe as was asked for.
+    pub(super) appended: Mark,
+    /// How far the store is.
+    at: Mark,
     pen: Pen,
     scratch: Scratch,
     events: Vec<Event>,
@@ -23,12 +24,12 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn new(store: Arc<dyn LogStore>, log: Arc<dyn Log>) -> Self {
-        let committed = store.committed();
+        let at = store.mark();
         Self {
             store,
             log,
-            appended: Ticket(0),
-            committed,
+            appended: Mark::NOW,
+            at,
             pen: Pen::default(),
             scratch: Scratch::default(),
             events: Vec::new(),
@@ -46,28 +47,46 @@ impl Book {
         &self.log
     }
 
-    /// Asks the store; true if something new is committed.
+    /// Asks the store; true if it got further.
     pub(super) fn refresh(&mut self) -> bool {
-        let committed = self.store.committed();
-        let newer = committed.0 > self.committed.0;
-        self.committed = committed;
-        newer
+        let before = std::mem::replace(&mut self.at, self.store.mark());
+        before != self.at
     }
 
     pub(super) fn is_committed(&self, ticket: Ticket) -> bool {
-        ticket.0 <= self.committed.0
+        ticket <= self.at.committed
+    }
+
+    pub(super) fn is_reached(&self, mark: Mark) -> bool {
+        self.left(mark) == Mark::NOW
+    }
+
+    /// What of `mark` is still to be waited for.
+    pub(super) fn left(&self, mark: Mark) -> Mark {
+        mark.beyond(self.at)
     }
 
     /// Appends records; says when they are committed.
     pub(super) fn append(&mut self, now: Millis, write: impl FnOnce(&mut Pen, &mut dyn Append)) -> Ticket {
+        self.append_as(false, now, write).committed
+    }
+
+    /// Appends records; says when they are committed or, if that is enough, written.
+    pub(super) fn append_as(
+        &mut self,
+        buffered: bool,
+        now: Millis,
+        write: impl FnOnce(&mut Pen, &mut dyn Append),
+    ) -> Mark {
         let mut write = Some(write);
         let pen = &mut self.pen;
-        let appended = self.log.append(now, &mut |append| {
+        let appended = append(&*self.log, buffered, now, &mut |append| {
             if let Some(write) = write.take() {
                 write(pen, append);
             }
         });
-        self.note(appended)
+        let ticket = self.note(appended, buffered);
+        if buffered { Mark::written(ticket) } else { Mark::committed(ticket) }
     }
 
     /// Appends a message, after the records that `before` writes; says its number and when it is committed.
@@ -78,16 +97,28 @@ impl Book {
         origin: &Origin,
         before: impl FnOnce(&mut Pen, &mut dyn Append),
     ) -> (u64, Ticket) {
+        self.publish_as(false, now, message, origin, before)
+    }
+
+    /// The same; `buffered`: whoever waits for it may do so until it is written.
+    pub(super) fn publish_as(
+        &mut self,
+        buffered: bool,
+        now: Millis,
+        message: &Message,
+        origin: &Origin,
+        before: impl FnOnce(&mut Pen, &mut dyn Append),
+    ) -> (u64, Ticket) {
         let mut before = Some(before);
         let (pen, scratch) = (&mut self.pen, &mut self.scratch);
         let mut seq = 0;
-        let appended = self.log.append(now, &mut |append| {
+        let appended = append(&*self.log, buffered, now, &mut |append| {
             if let Some(before) = before.take() {
                 before(pen, append);
             }
             seq = message::append(append, scratch, message, origin);
         });
-        (seq, self.note(appended))
+        (seq, self.note(appended, buffered))
     }
 
     /// Begins a new segment with what `write` writes; messages before `oldest` are not needed when that is committed.
@@ -104,13 +135,16 @@ impl Book {
                 write(&mut pen, append);
             }
         });
-        self.snapshot = Some((self.note(appended), oldest));
+        self.snapshot = Some((self.note(appended, false), oldest));
     }
 
-    fn note(&mut self, appended: Result<Ticket, LogError>) -> Ticket {
+    fn note(&mut self, appended: Result<Ticket, LogError>, buffered: bool) -> Ticket {
         match appended {
             Ok(ticket) => {
-                self.appended = self.appended.max(ticket);
+                self.appended.written = self.appended.written.max(ticket);
+                if !buffered {
+                    self.appended.committed = self.appended.committed.max(ticket);
+                }
                 ticket
             }
             Err(error) => {
@@ -132,4 +166,13 @@ impl Book {
         }
         Ok(())
     }
+}
+
+fn append(
+    log: &dyn Log,
+    buffered: bool,
+    now: Millis,
+    write: &mut dyn FnMut(&mut dyn Append),
+) -> Result<Ticket, LogError> {
+    if buffered { log.append_buffered(now, write) } else { log.append(now, write) }
 }

@@ -10,7 +10,10 @@ use std::time::Duration;
 pub enum Durability {
     /// When its record is committed, as durable as the data directory's `sync` makes it.
     #[default]
-    Log,
+    Fsync,
+    /// When its record is written to the operating system: the end of the process does not lose it, a power failure may
+    /// lose the last moments.
+    Os,
     /// At once. It is gone with the process.
     Memory,
 }
@@ -62,7 +65,7 @@ impl Default for ListenerConfig {
             keep_alive_max: 0,
             connect_timeout: Duration::from_secs(10),
             allow_anonymous: true,
-            durability: Durability::Log,
+            durability: Durability::Fsync,
         }
     }
 }
@@ -75,6 +78,8 @@ pub type DurabilityRule = (String, Durability);
 pub struct BrokerConfig {
     /// Connections over all listeners.
     pub max_connections: usize,
+    /// Clients that wait for the check of their password; of more, those of the busiest address are refused.
+    pub max_logins: usize,
     /// Sessions, with and without a connection.
     pub max_sessions: usize,
     /// Subscriptions of one session.
@@ -87,7 +92,8 @@ pub struct BrokerConfig {
     pub overflow: Overflow,
     /// Messages sent to one client and not acknowledged, if the client allows as many.
     pub max_in_flight: u16,
-    /// Bytes that wait to be written to one connection before it gets no more messages.
+    /// Bytes that wait to be written to one connection before it gets no more messages. QoS 0, which cannot wait, is
+    /// dropped beyond four times as many.
     pub max_output: usize,
     /// Work queues: they stay when their consumers go.
     pub max_queues: usize,
@@ -95,6 +101,8 @@ pub struct BrokerConfig {
     pub queue_window: u16,
     /// When messages of work queues come again, and when they do not any more.
     pub queue_policy: RetryPolicy,
+    /// Dead letters that are kept if nobody says that they are stored elsewhere; then the oldest are forgotten.
+    pub max_letters: usize,
     /// Retained messages.
     pub max_retained: usize,
     /// Seconds that the session of a client before MQTT 5.0 lives on without a connection; `u32::MAX`: for ever.
@@ -126,12 +134,19 @@ pub struct Planted {
     pub complete_before_record: bool,
     /// A message goes to its subscribers before it is committed.
     pub deliver_before_commit: bool,
+    /// A message of a session is settled as dead, and memory alone has its letter.
+    pub letter_after_settle: bool,
+    /// The record of a message does not say which queues had no room for it.
+    pub refusal_forgotten: bool,
+    /// Wills of clients that were connected are gone with a crash.
+    pub will_forgotten: bool,
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             max_connections: 20_000,
+            max_logins: 256,
             max_sessions: 1_000_000,
             max_subscriptions: 10_000,
             max_queued: 100_000,
@@ -146,6 +161,7 @@ impl Default for BrokerConfig {
                 backoff: vec![Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)],
                 max_deliveries: NonZeroU32::new(10),
             },
+            max_letters: 10_000,
             max_retained: 2_000_000,
             session_expiry_v3: NEVER,
             session_expiry_max: NEVER,

@@ -6,7 +6,7 @@ use super::outbox::Outbox;
 use crate::access::{Exchange, Identity};
 use crate::codec::{Connect, Decoder, Limits, Utf8, Version};
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::Mark;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -27,6 +27,8 @@ pub(super) enum Stage {
     New,
     /// Extended authentication before CONNACK.
     Authenticating(Box<(Connect, Box<dyn Exchange>)>),
+    /// Its password is being checked; nothing is read from it.
+    Checking(Box<Connect>),
     /// It has this session.
     Open { session: usize },
     /// Nothing more is read from it.
@@ -64,7 +66,10 @@ pub(super) struct Conn {
     pub(super) held: bool,
     /// Milliseconds without a packet after which it is closed; 0: never.
     pub(super) keep_alive: Millis,
+    /// When the last packet came, or a good part of one.
     pub(super) last_seen: Millis,
+    /// How much of the next packet had come then.
+    pub(super) unfinished: usize,
     /// When its timer goes off: it has one at most.
     pub(super) armed: Millis,
     /// The largest packet that the client takes.
@@ -75,8 +80,8 @@ pub(super) struct Conn {
     pub(super) problem_information: bool,
     /// Acknowledgements of its QoS 1 and 2 messages that wait for a commit.
     pub(super) unacknowledged: u32,
-    /// Packets for it that wait for this ticket; later ones must not overtake them.
-    pub(super) ticket: Ticket,
+    /// Packets for it that wait for this; later ones must not overtake them.
+    pub(super) ticket: Mark,
     pub(super) extras: Option<Box<Extras>>,
 }
 
@@ -102,12 +107,13 @@ impl Conn {
             held: false,
             keep_alive: 0,
             last_seen: now,
+            unfinished: 0,
             armed: 0,
             max_packet: u32::MAX,
             alias_max: 0,
             problem_information: true,
             unacknowledged: 0,
-            ticket: Ticket(0),
+            ticket: Mark::NOW,
             extras: None,
         }
     }

@@ -1,10 +1,11 @@
 //! CONNECT and AUTH: who it is, and which session it gets (sections 3.1, 3.2, 4.12).
 
+use super::config::Durability;
 use super::conn::Stage;
 use super::message::Message;
 use super::session::Will;
 use super::{Broker, ConnId, Timer, Waiting};
-use crate::access::{Attempt, Denied, Identity, Step};
+use crate::access::{Attempt, Check, Denied, Identity, Step};
 use crate::codec::{
     Auth, AuthProperties, Connack, Connect, Packet, PublishProperties, ReasonCode, Utf8, Version,
 };
@@ -44,11 +45,11 @@ impl Broker {
             allow_anonymous: conn.listener.allow_anonymous,
         };
         let Some(method) = connect.properties.authentication_method.clone() else {
-            match self.access.authenticate(&attempt) {
-                Ok(who) => self.accept(id, connect, who, None, now),
-                Err(denied) => self.deny(id, denied),
-            }
-            return;
+            return match self.access.check(&attempt) {
+                Check::Known(Ok(who)) => self.accept(id, connect, who, None, now),
+                Check::Known(Err(denied)) => self.deny(id, denied),
+                Check::Password(check) => self.check_password(id, connect, check, now),
+            };
         };
         let exchange = self.access.begin_exchange(&method, &attempt);
         match exchange {
@@ -136,6 +137,8 @@ impl Broker {
                 }
                 self.send_auth(id, ReasonCode::Success, data);
             }
+            // 0x86 is a reason for CONNACK only (section 3.14.2.1).
+            Step::Denied(Denied::BadUserNameOrPassword) => self.fail(id, ReasonCode::NotAuthorized, now),
             Step::Denied(denied) => self.fail(id, denied.reason(), now),
         }
     }
@@ -159,15 +162,24 @@ impl Broker {
         self.send(id, &Packet::Auth(Auth { reason, properties: Some(Box::new(properties)) }));
     }
 
-    fn deny(&mut self, id: ConnId, denied: Denied) {
+    pub(super) fn deny(&mut self, id: ConnId, denied: Denied) {
         self.counters.denied += 1;
         self.refuse(id, denied.reason(), Some(&denied.to_string()));
     }
 
     /// The client is who it says: it gets a session. CONNACK leaves when that is in the log.
-    fn accept(&mut self, id: ConnId, connect: Connect, who: Identity, data: Option<Vec<u8>>, now: Millis) {
+    pub(super) fn accept(
+        &mut self,
+        id: ConnId,
+        connect: Connect,
+        who: Identity,
+        data: Option<Vec<u8>>,
+        now: Millis,
+    ) {
         let Some(conn) = self.conn(id) else { return };
         let listener = conn.listener.clone();
+        // Other doors promise what they always do.
+        let buffered = listener.durability == Durability::Os && !conn.inner;
         let assigned = connect.client_id.is_empty();
         let client = if assigned { self.assign_client_id() } else { connect.client_id.clone() };
         let v5 = connect.version.is_v5();
@@ -234,6 +246,7 @@ impl Broker {
             self.timers.remove(&(away + u64::from(will.delay) * 1000, Timer::WillDelay(session.number)));
         }
         session.conn = Some(id);
+        session.buffered = buffered;
         session.who = who.clone();
         session.owner = who.name().map(Into::into);
         session.expiry = expiry;
@@ -247,7 +260,7 @@ impl Broker {
         // A session that ends with its connection is in the log only for its will, which somebody must publish.
         if session.durable || session.will.is_some() {
             session.in_log = true;
-            ticket = self.book.append(now, |pen, log| pen.here(log, session));
+            ticket = self.book.append_as(session.buffered, now, |pen, log| pen.here(log, session));
             session.ticket = ticket;
         }
         let keep_alive = match (v5, connect.keep_alive, listener.keep_alive_max) {

@@ -2,21 +2,22 @@
 
 use super::config::Overflow;
 use super::conn::{Conn, Stage};
-use super::message::{Message, Origin};
+use super::graves::queue_name;
+use super::letters::{DEAD, Refusal};
+use super::message::Message;
 use super::outgoing::{Entry, Phase, packet_id};
 use super::session::{Session, Target};
-use super::{Broker, DeadLetter, Waiting};
-use crate::codec::{
-    Ack, PacketId, PacketType, PublishHead, PublishProperties, Qos, ReasonCode, SubscriptionId, Utf8,
-};
+use super::state::State;
+use super::{Broker, Waiting, reason};
+use crate::codec::{Ack, PacketId, PacketType, PublishHead, Qos, ReasonCode, SubscriptionId, Utf8};
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::Mark;
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-/// Where dead letters are published.
-const DEAD: &str = "$dead/";
+/// QoS 0 cannot wait: a burst may take so many times the output that other messages keep to.
+const QOS0_BURST: usize = 4;
 /// Messages handed out before the outbox is looked at again.
 const TURN: usize = 64;
 
@@ -62,7 +63,7 @@ impl Broker {
         let Some(id) = session.conn else { return };
         let client = session.client.clone();
         let Some(conn) = self.conns.get_mut(id.index as usize).filter(|conn| conn.id == id) else { return };
-        if conn.out.len() > self.config.max_output {
+        if conn.out.len() > QOS0_BURST * self.config.max_output {
             self.counters.dropped += 1;
             return;
         }
@@ -172,17 +173,17 @@ impl Broker {
                 if entry.logged {
                     tracing::error!(%client, seq = entry.seq, "a message is not in the log any more");
                 }
-                unsendable.push((taken.seq, None));
+                unsendable.push((taken.seq, (entry.qos != Qos::AtMostOnce).then_some(reason::MISSING)));
                 continue;
             };
             // What may have been received is never dropped: its exchange goes on to the end.
             if entry.phase == Phase::Queued {
                 if message.is_expired(now) {
-                    unsendable.push((taken.seq, Some("it expired")));
+                    unsendable.push((taken.seq, Some(reason::EXPIRED)));
                     continue;
                 }
                 if !self.access.may_receive(&conn.who, &client, &message.topic) {
-                    unsendable.push((taken.seq, Some("the subscriber may not receive it")));
+                    unsendable.push((taken.seq, Some(reason::NOT_ALLOWED)));
                     continue;
                 }
             }
@@ -198,12 +199,13 @@ impl Broker {
                     self.counters.messages_sent += 1;
                     self.counters.resent += u64::from(delivery.dup);
                     entry.phase = Phase::Sent;
+                    entry.sends.note(now);
                     if entry.qos == Qos::AtMostOnce {
                         unsendable.push((taken.seq, None));
                     }
                 }
                 Err(Unsent::TooLarge) => {
-                    unsendable.push((taken.seq, Some("larger than the subscriber takes")));
+                    unsendable.push((taken.seq, Some(reason::TOO_LARGE)));
                 }
             }
         }
@@ -217,8 +219,16 @@ impl Broker {
         true
     }
 
-    /// Queues that are full: somebody's message becomes a dead letter.
-    pub(super) fn refuse_full(&mut self, message: &Message, targets: &mut Vec<Target>, now: Millis) {
+    /// Queues that have no room: somebody's message becomes a dead letter. What is refused here is no target any more,
+    /// and takes no number; the record of the message says so if `may_log`.
+    pub(super) fn refuse_full(
+        &mut self,
+        message: &Message,
+        targets: &mut Vec<Target>,
+        may_log: bool,
+        now: Millis,
+    ) -> Vec<Refusal> {
+        let mut refused: Vec<Refusal> = Vec::new();
         let mut at = 0;
         while let Some(target) = targets.get(at) {
             let full = target.qos != Qos::AtMostOnce
@@ -230,41 +240,46 @@ impl Broker {
                 continue;
             }
             self.counters.overflowed += 1;
-            let index = target.session;
-            match self.config.overflow {
-                Overflow::DropNewest => {
-                    let client = self.state.sessions.get(index).map(|session| session.client.clone());
-                    let next = self.state.sessions.get(index).map_or(0, Session::next);
-                    targets.remove(at);
-                    let id = format!(
-                        "{}:{next}:{}",
-                        client.as_deref().unwrap_or_default(),
-                        self.counters.overflowed
-                    );
-                    if !message.topic.starts_with(DEAD) {
-                        let client = client.unwrap_or_default();
-                        self.dead.push(letter(message, 0, client, id, "the queue is full", 0, now));
-                    }
-                }
-                Overflow::DropOldest => {
-                    let oldest = self.state.sessions.get(index).and_then(|session| {
-                        session
-                            .outgoing()?
-                            .iter()
-                            .find(|(_, e)| e.phase == Phase::Queued)
-                            .map(|(number, _)| number)
-                    });
-                    match oldest {
-                        Some(number) => self.finish(index, number, Some("the queue is full"), now),
-                        None => {
-                            targets.remove(at);
-                            continue;
-                        }
-                    }
-                    at += 1;
-                }
+            let (index, number) = (target.session, target.id);
+            let oldest = match self.config.overflow {
+                Overflow::DropNewest => None,
+                Overflow::DropOldest => self.state.sessions.get(index).and_then(|session| {
+                    let mut queue = session.outgoing()?.iter();
+                    queue.find(|(_, e)| e.phase == Phase::Queued).map(|(number, _)| number)
+                }),
+            };
+            if let Some(oldest) = oldest {
+                self.finish(index, oldest, Some(reason::FULL), now);
+                at += 1;
+                continue;
+            }
+            targets.remove(at);
+            // A session that would get it twice, through a share too, has one letter.
+            if refused.iter().all(|refusal| refusal.number != number)
+                && let Some(session) = self.state.sessions.get(index)
+            {
+                let (client, logged) = (session.client.clone(), session.durable && may_log);
+                refused.push(Refusal { number, client, logged, letter: 0 });
             }
         }
+        let max = self.config.max_queued as u64;
+        let State { queues, matched_queues, .. } = &mut self.state;
+        matched_queues.retain(|place| match queues.get(*place) {
+            Some(queue) if queue.len() >= max => {
+                self.counters.overflowed += 1;
+                let client = queue_name(&queue.name);
+                refused.push(Refusal { number: queue.number, client, logged: may_log, letter: 0 });
+                false
+            }
+            found => found.is_some(),
+        });
+        // A dead letter that does not arrive is not another one.
+        if !message.topic.starts_with(DEAD) {
+            for refusal in refused.iter_mut().filter(|refusal| refusal.logged) {
+                refusal.letter = self.state.graves.take_numbers(1, now);
+            }
+        }
+        refused
     }
 
     /// What a client that is gone has not been sent through shared subscriptions goes to other members that are
@@ -313,14 +328,14 @@ impl Broker {
             if logged {
                 session.logged_next = to_number + 1;
             }
-            let mut ticket = Ticket(0);
+            let mut ticket = Mark::NOW;
             if logged {
-                ticket = self.book.append(now, |pen, log| {
+                ticket = Mark::committed(self.book.append(now, |pen, log| {
                     if from_logged {
                         pen.moved(from, number);
                     }
                     pen.given(log, id, to_number, seq, qos, retain, &ids);
-                });
+                }));
             }
             if let Some(queue) = self.state.sessions.get_mut(index).and_then(Session::outgoing_mut) {
                 queue.finish(number, now);
@@ -344,88 +359,6 @@ impl Broker {
             let share = self.state.share_of(filter)?;
             self.state.choose_other(share, not)
         })
-    }
-
-    /// Tells subscribers of `$dead/…` what did not arrive. Everybody else finds it in the dead letters of the engine.
-    pub(super) fn announce_dead(&mut self, now: Millis) {
-        while let Some(letter) = self.dead.get(self.announced).cloned() {
-            self.announced += 1;
-            let Ok(topic) = Utf8::try_from(format!("{DEAD}{}", letter.topic)) else { continue };
-            let text = |name: &'static str, value: String| {
-                Utf8::try_from(value).ok().map(|value| (Utf8::from_static(name), value))
-            };
-            let said = [
-                text("postroad-dead-reason", letter.reason.to_owned()),
-                text("postroad-dead-subject", letter.topic.to_string()),
-                text("postroad-dead-client", letter.client.to_string()),
-                text("postroad-dead-attempts", letter.attempts.to_string()),
-                text("postroad-dead-first", letter.published.to_string()),
-                text("postroad-dead-last", letter.died.to_string()),
-            ];
-            let properties = PublishProperties {
-                content_type: letter.content_type.clone(),
-                user_properties: said.into_iter().flatten().collect(),
-                ..PublishProperties::default()
-            };
-            let message = Message {
-                topic,
-                payload: letter.payload.clone(),
-                qos: Qos::AtLeastOnce,
-                retain: false,
-                time: now,
-                expires: None,
-                properties: Some(Box::new(properties)),
-            };
-            self.distribute(message, None, Origin::default(), now);
-        }
-    }
-
-    /// A message will not arrive.
-    pub(super) fn bury(
-        &mut self,
-        index: usize,
-        number: u64,
-        entry: &Entry,
-        reason: &'static str,
-        now: Millis,
-    ) {
-        let Some(session) = self.state.sessions.get(index) else { return };
-        let client = session.client.clone();
-        let id = format!("{}:{}:{number}", client, session.number);
-        let message = entry.message.clone().or_else(|| {
-            let mut found = None;
-            let _ = self.book.read(&[entry.seq], |_, message| found = Some(Arc::new(message)));
-            found
-        });
-        self.counters.dead += 1;
-        // A dead letter that does not arrive is not another one: it is where it was.
-        if let Some(message) = message.filter(|message| !message.topic.starts_with(DEAD)) {
-            let attempts = u32::from(entry.phase != Phase::Queued);
-            self.dead.push(letter(&message, entry.seq, client, id, reason, attempts, now));
-        }
-    }
-}
-
-pub(super) fn letter(
-    message: &Message,
-    seq: u64,
-    client: Utf8,
-    id: String,
-    reason: &'static str,
-    attempts: u32,
-    now: Millis,
-) -> DeadLetter {
-    DeadLetter {
-        topic: message.topic.clone(),
-        seq,
-        payload: message.payload.clone(),
-        content_type: message.properties.as_ref().and_then(|properties| properties.content_type.clone()),
-        client,
-        id,
-        reason,
-        attempts,
-        published: message.time,
-        died: now,
     }
 }
 

@@ -5,7 +5,8 @@
 //! for it is in its outbox, as for others. So windows, packet ids and durability are those of MQTT sessions.
 
 use super::conn::Conn;
-use super::message::{Held, Message, Origin};
+use super::graves::IN_MEMORY as IN_MEMORY_LETTERS;
+use super::message::{Held, Message, Origin, Told};
 use super::outgoing::{Entry, SubscriptionIds};
 use super::session::{NEVER, Options, Session};
 use super::{Broker, ConnId, ListenerConfig, Peer, Refused};
@@ -13,7 +14,7 @@ use crate::access::{Attempt, Denied, Identity};
 use crate::codec::{Connect, Packet, PacketId, PublishProperties, Qos, ReasonCode, Utf8, Version};
 use bytes::Bytes;
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::{LogError, Ticket};
+use postroad_engine::log::{LogError, Mark, Ticket};
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -68,11 +69,7 @@ impl Broker {
     /// When all that was appended is committed; something waits for it.
     pub(crate) fn door_ticket(&mut self) -> Ticket {
         self.overdue = true;
-        self.book.appended
-    }
-
-    pub(crate) fn door_committed(&self, ticket: Ticket) -> bool {
-        self.book.is_committed(ticket)
+        self.book.appended.committed
     }
 
     /// Why messages cannot be taken now, if so.
@@ -187,7 +184,8 @@ impl Broker {
         let existed = self.state.subscribe(index, topic, options);
         if let Some(session) = self.state.sessions.get_mut(index) {
             let number = session.number;
-            session.ticket = self.book.append(now, |pen, log| pen.subscribe(log, number, topic, options));
+            let ticket = self.book.append(now, |pen, log| pen.subscribe(log, number, topic, options));
+            session.ticket = Mark::committed(ticket);
             self.overdue = true;
         }
         existed
@@ -229,11 +227,11 @@ impl Broker {
         let Some(index) = self.conn(id).and_then(Conn::session) else { return };
         let queue = self.state.sessions.get(index).and_then(Session::outgoing);
         let Some(number) = queue.map(|queue| queue.number(packet)) else { return };
-        let before = self.dead.len();
-        self.finish(index, number, Some(reason), now);
-        if let Some(letter) = self.dead.get_mut(before) {
-            letter.attempts = attempts;
+        let queue = self.state.sessions.get_mut(index).and_then(Session::outgoing_mut);
+        if let Some(entry) = queue.and_then(|queue| queue.get_mut(number)) {
+            entry.sends.count = attempts;
         }
+        self.finish(index, number, Some(reason), now);
         self.pump(index, now);
     }
 
@@ -246,10 +244,11 @@ impl Broker {
         if let Some(session) = self.state.sessions.get_mut(index) {
             session.in_log = true;
             session.away = Some(now);
-            session.ticket = self.book.append(now, |pen, log| {
+            let ticket = self.book.append(now, |pen, log| {
                 pen.here(log, session);
                 pen.away(log, session, now);
             });
+            session.ticket = Mark::committed(ticket);
         }
         index
     }
@@ -316,6 +315,13 @@ impl Broker {
     /// Publishes a message of the door itself.
     pub(crate) fn door_publish(&mut self, message: DoorMessage, now: Millis) -> Ticket {
         self.distribute(message.at(now), None, Origin::default(), now)
+    }
+
+    /// Publishes what the door makes of a dead letter: this record stores it.
+    pub(crate) fn door_store_letter(&mut self, letter: u64, message: DoorMessage, now: Millis) -> Ticket {
+        self.state.graves.remove(letter);
+        let told = (letter < IN_MEMORY_LETTERS).then_some(Told::Stored(letter));
+        self.distribute(message.at(now), None, Origin { letter: told, ..Origin::default() }, now)
     }
 
     /// Keeps a message until it is released; says under which number, and when that is committed.

@@ -1,9 +1,10 @@
 //! How connections and sessions end: DISCONNECT, silence, time, and what becomes of wills (sections 3.1.2.5, 3.14, 4.1).
 
+use super::config::Durability;
 use super::conn::Stage;
 use super::message::Origin;
-use super::session::NEVER;
-use super::{Broker, ConnId, Timer};
+use super::session::{NEVER, Session};
+use super::{Broker, ConnId, Timer, reason};
 use crate::access::Identity;
 use crate::codec::{Disconnect, ReasonCode};
 use postroad_core::mailbox::Millis;
@@ -62,14 +63,14 @@ impl Broker {
         let (expiry, delay) = (session.expiry, session.will.as_ref().map(|will| will.delay));
         self.redistribute(index, now);
         if expiry == 0 {
-            // The will is published when the session ends, however long its delay. [MQTT-3.1.3-9]
+            // The will is published when the session ends, however long its delay. [MQTT-3.1.2-8]
             self.end_session(index, now);
             return;
         }
         // What is acknowledged must not come back, after a crash, as if it had never been sent.
         self.log_over(now);
         let Some(session) = self.state.sessions.get_mut(index) else { return };
-        let ticket = self.book.append(now, |pen, log| pen.away(log, session, now));
+        let ticket = self.book.append_as(session.buffered, now, |pen, log| pen.away(log, session, now));
         session.ticket = ticket;
         self.overdue = true;
         match delay {
@@ -86,26 +87,24 @@ impl Broker {
 
     /// The session ends, and with it all that it has.
     pub(super) fn end_session(&mut self, index: usize, now: Millis) {
+        self.end_session_because(index, reason::ENDED, now);
+    }
+
+    fn end_session_because(&mut self, index: usize, why: &'static str, now: Millis) {
         self.publish_will(index, now);
         let Some(session) = self.state.sessions.get(index) else { return };
         let number = session.number;
-        let logged = session.durable || session.in_log;
-        let open: Vec<u64> = session
-            .outgoing()
-            .map(|queue| queue.iter().map(|(number, _)| number).collect())
-            .unwrap_or_default();
-        if session.durable {
-            for number in open {
-                let entry = self.state.sessions.get(index).and_then(|s| s.outgoing()?.get(number).cloned());
-                if let Some(entry) = entry {
-                    self.bury(index, number, &entry, "the session ended", now);
-                }
-            }
-        }
+        let (logged, buffered) = (session.durable || session.in_log, session.buffered);
+        // What its client has must not be in the letters.
+        self.log_over(now);
+        let burial = self.bury_session(index, why, now);
         self.state.end(index);
         if logged {
-            self.log_over(now);
-            self.book.append(now, |pen, log| pen.gone(log, number));
+            let gone = self.book.append_as(buffered, now, |pen, log| pen.gone(log, number, burial.as_ref()));
+            if let Some(burial) = burial {
+                // They are handed out when they are durable.
+                self.buried(gone.committed.max(gone.written), &burial, now);
+            }
             self.overdue = true;
         }
     }
@@ -121,14 +120,31 @@ impl Broker {
             _ => session.who.clone(),
         };
         let logged = session.durable || session.in_log;
+        let durability = if session.buffered { Durability::Os } else { Durability::Fsync };
         let message = will.publish(now);
         // Rights may have been taken away since CONNECT.
         if !self.access.may_publish(&who, &client, &message.topic, message.retain) {
+            self.bury_will(message, &client, logged.then_some(number), now);
             return;
         }
         self.counters.wills += 1;
         let origin = Origin { will_of: logged.then_some(number), ..Origin::default() };
-        self.distribute(message, None, origin, now);
+        self.distribute_as(message, origin, durability, now);
+    }
+
+    /// The wills that need not wait after the end of these connections, while the others are still there to get them.
+    /// [MQTT-3.1.2-8] has no exception for a server that goes down.
+    pub(super) fn publish_due_wills(&mut self, conns: &[ConnId], now: Millis) {
+        for id in conns {
+            let Some(index) = self.session_of(*id) else { continue };
+            let session = self.state.sessions.get(index);
+            let due = |session: &Session| {
+                session.will.as_ref().is_some_and(|will| will.delay == 0 || session.expiry == 0)
+            };
+            if session.is_some_and(due) {
+                self.publish_will(index, now);
+            }
+        }
     }
 
     pub(super) fn check_will(&mut self, session: u64, now: Millis) {
@@ -146,7 +162,7 @@ impl Broker {
         let due = self.state.sessions.get(index).and_then(super::session::Session::expires_at);
         if due.is_some_and(|due| due <= now) {
             self.counters.expired_sessions += 1;
-            self.end_session(index, now);
+            self.end_session_because(index, reason::SESSION_EXPIRED, now);
         }
     }
 
@@ -163,7 +179,7 @@ impl Broker {
                     self.fail_with(id, ReasonCode::KeepAliveTimeout, None, true, now);
                 }
             }
-            Stage::New | Stage::Authenticating(_) => self.close(id),
+            Stage::New | Stage::Authenticating(_) | Stage::Checking(_) => self.close(id),
             Stage::Closing => {}
         }
     }
@@ -175,6 +191,9 @@ impl Broker {
             let Some(session) = self.state.sessions.get_mut(index) else { continue };
             session.in_log = true;
             let crashed = session.away.is_none();
+            if crashed && self.config.planted.will_forgotten {
+                session.will = None;
+            }
             let away = *session.away.get_or_insert(now);
             let number = session.number;
             let (expiry, delay) = (session.expiry, session.will.as_ref().map(|will| will.delay));

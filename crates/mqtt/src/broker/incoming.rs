@@ -14,7 +14,11 @@ const RELEASED: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Open { logged: bool },
+    /// `before`: by an earlier life of the broker.
+    Open {
+        logged: bool,
+        before: bool,
+    },
     Released,
 }
 
@@ -48,7 +52,7 @@ impl Incoming {
 
     /// The open ids that the log knows.
     pub(super) fn logged(&self) -> impl Iterator<Item = PacketId> + '_ {
-        self.states.iter().filter(|(_, s)| matches!(s, State::Open { logged: true })).map(|(id, _)| *id)
+        self.states.iter().filter(|(_, s)| matches!(s, State::Open { logged: true, .. })).map(|(id, _)| *id)
     }
 
     /// True if a message with this id was taken and not released.
@@ -56,9 +60,23 @@ impl Incoming {
         matches!(self.states.get(&id), Some(State::Open { .. }))
     }
 
+    /// True if it is open, and the message was taken before the broker was opened.
+    pub(super) fn is_from_before(&self, id: PacketId) -> bool {
+        matches!(self.states.get(&id), Some(State::Open { before: true, .. }))
+    }
+
+    /// The broker was opened: what is open now was taken before.
+    pub(super) fn restored(&mut self) {
+        for state in self.states.values_mut() {
+            if let State::Open { before, .. } = state {
+                *before = true;
+            }
+        }
+    }
+
     /// A message with this id is taken.
     pub(super) fn begin(&mut self, id: PacketId, logged: bool) {
-        match self.states.insert(id, State::Open { logged }) {
+        match self.states.insert(id, State::Open { logged, before: false }) {
             Some(State::Open { .. }) => {}
             // Its place in `released` stays: at worst the next release of this id is forgotten a little earlier.
             Some(State::Released) | None => self.open += 1,
@@ -69,7 +87,7 @@ impl Incoming {
     pub(super) fn release(&mut self, id: PacketId) -> Release {
         match self.states.get_mut(&id) {
             Some(state @ State::Open { .. }) => {
-                let State::Open { logged } = *state else { return Release::Unknown };
+                let State::Open { logged, .. } = *state else { return Release::Unknown };
                 *state = State::Released;
                 self.open -= 1;
                 self.released.push_back(id);

@@ -7,10 +7,10 @@
 //! The log is read twice: first by [`Inspector::record`], then by [`Contents::look`], which adds what only the messages
 //! themselves say. So memory holds what is owed, not what there ever was.
 
+use super::fold::Fold;
 use super::message::{self, Message};
 use super::outgoing::{self, packet_id};
 use super::session::NEVER;
-use super::state::Fold;
 use crate::codec::Qos;
 use postroad_core::mailbox::Millis;
 use postroad_engine::log::RecordView;

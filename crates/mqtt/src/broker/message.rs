@@ -72,6 +72,23 @@ pub(super) struct Origin {
     pub(super) held: Option<Held>,
     /// It is a copy of an older message, so that the segment which has that one can go: it goes to nobody.
     pub(super) copy_of: Option<u64>,
+    /// Sessions and work queues that had no room for it, with the numbers of the letters of that; 0: there is none.
+    pub(super) refused: Vec<(u64, u64)>,
+    /// It is about a dead letter.
+    pub(super) letter: Option<Told>,
+    /// It goes to nobody, and this is its letter: number, client, reason.
+    pub(super) stillborn: Option<(u64, Box<str>, Box<str>)>,
+    /// It was a dead letter with this id, and is published again.
+    pub(super) again: Option<Box<str>>,
+}
+
+/// What a message does to the dead letter that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Subscribers were told of it.
+    Announced(u64),
+    /// This message is it: it is stored.
+    Stored(u64),
 }
 
 /// A message that is delivered when its publisher releases it.
@@ -109,6 +126,21 @@ struct Head<'a> {
     /// 0: held; else the number under which it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     h: Option<u64>,
+    /// Queues that had no room, and letters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    d: Vec<(u64, u64)>,
+    /// The letter that it announces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    l: Option<u64>,
+    /// The letter that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ls: Option<u64>,
+    /// The letter of a message that goes to nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    b: Option<(u64, Box<str>, Box<str>)>,
+    /// The id of the letter that it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    k: Option<Box<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     v: Option<Properties<'a>>,
 }
@@ -233,10 +265,40 @@ fn write_head(out: &mut Vec<u8>, message: &Message, origin: &Origin) {
             Held::Kept => 0,
             Held::Released(number) => number,
         }),
+        d: origin.refused.clone(),
+        l: match origin.letter {
+            Some(Told::Announced(letter)) => Some(letter),
+            _ => None,
+        },
+        ls: match origin.letter {
+            Some(Told::Stored(letter)) => Some(letter),
+            _ => None,
+        },
+        b: origin.stillborn.clone(),
+        k: origin.again.clone(),
         v: properties,
     };
     // Writing to memory cannot fail.
     let _ = serde_json::to_writer(out, &head);
+}
+
+/// The properties of a dead letter as JSON, for who publishes it again.
+pub fn letter_properties(properties: &PublishProperties) -> Option<Box<serde_json::value::RawValue>> {
+    serde_json::value::to_raw_value(&Properties::of(properties)?).ok()
+}
+
+/// The properties that [`letter_properties`] wrote; `None`: something else wrote that.
+pub fn post_properties(json: &str) -> Option<PublishProperties> {
+    serde_json::from_str::<Properties<'_>>(json).ok()?.read()
+}
+
+/// The payload that [`letter_payload`] wrote; `None`: something else wrote that.
+pub fn post_payload(kind: PayloadKind, written: &Bytes) -> Option<Bytes> {
+    Some(match kind {
+        PayloadKind::Json => written.clone(),
+        PayloadKind::Text => serde_json::from_slice::<String>(written).ok()?.into(),
+        PayloadKind::Binary => BASE64.decode(written).ok()?.into(),
+    })
 }
 
 /// A payload as a record of the log has it, for the dead letters of other doors.
@@ -286,11 +348,7 @@ pub(super) fn read(event: &Event) -> Option<(Message, Origin)> {
         Some(headers) => serde_json::from_slice(headers).ok()?,
         None => Head::default(),
     };
-    let payload = match event.kind {
-        PayloadKind::Json => event.payload.clone(),
-        PayloadKind::Text => serde_json::from_slice::<String>(&event.payload).ok()?.into(),
-        PayloadKind::Binary => BASE64.decode(&event.payload).ok()?.into(),
-    };
+    let payload = post_payload(event.kind, &event.payload)?;
     let properties = match head.v {
         Some(properties) => Some(Box::new(properties.read()?)),
         None => None,
@@ -305,8 +363,18 @@ pub(super) fn read(event: &Event) -> Option<(Message, Origin)> {
         properties,
     };
     let held = head.h.map(|number| if number == 0 { Held::Kept } else { Held::Released(number) });
-    let origin =
-        Origin { session: head.f, packet: head.p, will_of: head.w, chosen: head.g, held, copy_of: head.o };
+    let origin = Origin {
+        session: head.f,
+        packet: head.p,
+        will_of: head.w,
+        chosen: head.g,
+        held,
+        copy_of: head.o,
+        refused: head.d,
+        letter: head.l.map(Told::Announced).or_else(|| head.ls.map(Told::Stored)),
+        stillborn: head.b,
+        again: head.k,
+    };
     Some((message, origin))
 }
 
@@ -370,6 +438,7 @@ mod tests {
             user in proptest::collection::vec(("[^\u{0}]{0,5}", "[^\u{0}]{0,5}"), 0..3),
             correlation in proptest::option::of(any::<Vec<u8>>()),
             held in proptest::option::of(0..3u64),
+            refused in proptest::collection::vec(any::<(u64, u64)>(), 0..3),
         ) {
             let mut message = message(&topic, payload);
             let user: Vec<_> = user.into_iter()
@@ -387,6 +456,10 @@ mod tests {
                 chosen: vec![(9, "group".into(), "a/#".into())],
                 held: held.map(|n| if n == 0 { Held::Kept } else { Held::Released(n) }),
                 copy_of: None,
+                refused: refused.clone(),
+                letter: refused.first().map(|(_, n)| if n % 2 == 0 { Told::Stored(*n) } else { Told::Announced(*n) }),
+                stillborn: refused.first().map(|(n, _)| (*n, "client".into(), "why \"so\"".into())),
+                again: refused.first().map(|(n, _)| format!("mqtt-{n}").into()),
             };
             let (back, from) = round_trip(&message, &origin);
             prop_assert_eq!(&back.payload, &message.payload);

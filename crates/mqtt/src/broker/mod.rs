@@ -16,6 +16,7 @@
 //! nobody to get it.
 
 mod acks;
+mod again;
 mod book;
 mod config;
 mod conn;
@@ -23,14 +24,18 @@ mod connect;
 mod deliver;
 pub(crate) mod door;
 mod end;
-mod filters;
+mod fold;
+mod graves;
 mod incoming;
 pub mod inspect;
+mod letters;
+mod logins;
 mod message;
 mod outbox;
 mod outgoing;
 mod publish;
 mod queue;
+pub mod reason;
 mod records;
 mod retained;
 mod session;
@@ -41,9 +46,11 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub use again::{Post, PostError, Posted};
 pub use config::{BrokerConfig, Durability, DurabilityRule, ListenerConfig, Overflow, Planted};
 pub use conn::Peer;
-pub use message::letter_payload;
+pub use letters::DeadLetter;
+pub use message::{letter_payload, letter_properties, post_payload, post_properties};
 pub use outbox::Outbox;
 pub use sys::Counters;
 
@@ -56,15 +63,20 @@ use acks::Batch;
 use book::Book;
 use bytes::BytesMut;
 use conn::{Conn, Stage};
+use fold::Fold;
 use message::Message;
 use postroad_core::mailbox::{Millis, Taken};
-use postroad_engine::log::{LogError, LogStore, Ticket};
+use postroad_engine::log::{LogError, LogStore, Mark, Ticket};
 use session::Target;
 use slab::Slab;
 use smallvec::SmallVec;
-use state::{Fold, State};
+use state::State;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+
+/// Bytes of one packet that are as good as a packet for the keep alive: who sends fewer in one and a half times of it is
+/// not there.
+const PROGRESS: usize = 1024;
 
 /// A connection of a [`Broker`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,31 +98,6 @@ pub enum BrokerError {
     /// Its log could not be read.
     #[error("the broker's log: {0}")]
     Log(#[from] LogError),
-}
-
-/// A message that did not arrive.
-#[derive(Clone, Debug)]
-pub struct DeadLetter {
-    /// Where it was published.
-    pub topic: Utf8,
-    /// Its number in the broker's log; 0 if it was in memory only.
-    pub seq: u64,
-    /// Its payload.
-    pub payload: bytes::Bytes,
-    /// What its publisher says that is (MQTT 5.0).
-    pub content_type: Option<Utf8>,
-    /// The client that did not get it.
-    pub client: Utf8,
-    /// Names this death: the same message dies only once for a client.
-    pub id: String,
-    /// Why.
-    pub reason: &'static str,
-    /// Deliveries that were tried.
-    pub attempts: u32,
-    /// When it was published, and when it died.
-    pub published: Millis,
-    /// Milliseconds since 1970.
-    pub died: Millis,
 }
 
 /// What is done when a ticket is committed.
@@ -140,6 +127,8 @@ enum Waiting {
     },
     /// Messages of work queues are in the log.
     Work(Vec<queue::From>),
+    /// The server goes down, and the wills are in the log.
+    Goodbye,
     /// CONNACK or SUBACK was sent: what waits for its session may follow.
     Resume {
         conn: ConnId,
@@ -153,6 +142,8 @@ enum Timer {
     SessionExpiry(u64),
     WillDelay(u64),
     Queue(u64),
+    /// Dead letters may go out.
+    Letters,
     Sys,
     Lazy,
 }
@@ -165,21 +156,24 @@ pub struct Broker {
     state: State,
     conns: Slab<Conn>,
     next_generation: u32,
-    waiting: VecDeque<(Ticket, Waiting)>,
+    // What waits for a commit; and what only waits for a write, or has seen its commit.
+    waiting: VecDeque<(Mark, Waiting)>,
+    waiting_written: VecDeque<(Mark, Waiting)>,
     timers: BTreeSet<(Millis, Timer)>,
     touched: Vec<ConnId>,
     // Old messages that were written again: their numbers, and those of the copies, until these are committed.
     moving: snapshot::Moving,
     // Connections that are not read for a while.
     held: Vec<ConnId>,
-    dead: Vec<DeadLetter>,
-    // How many of them subscribers were told of.
-    announced: usize,
+    logins: logins::Logins,
+    letters: letters::Letters,
     counters: Counters,
     // Acknowledgements of this turn, not yet in the log.
     batch: Batch,
     // Exchanges that are over, not yet in the log: session, first, last.
     over: Vec<(u64, u64, u64)>,
+    // None of them need be synced.
+    over_buffered: bool,
     // Nobody waits for what was appended last, but it is time.
     overdue: bool,
     draining: bool,
@@ -222,12 +216,14 @@ impl Broker {
             conns: Slab::new(),
             next_generation: 1,
             waiting: VecDeque::new(),
+            waiting_written: VecDeque::new(),
+            over_buffered: true,
             timers: BTreeSet::new(),
             touched: Vec::new(),
             moving: snapshot::Moving::default(),
             held: Vec::new(),
-            dead: Vec::new(),
-            announced: 0,
+            logins: logins::Logins::default(),
+            letters: letters::Letters::default(),
             counters: Counters::default(),
             batch: Batch::default(),
             over: Vec::new(),
@@ -238,9 +234,11 @@ impl Broker {
             taken: Vec::new(),
             config,
         };
+        broker.restore_letters();
         broker.maybe_snapshot(now);
         broker.resume_absent(now);
         broker.start_sys(now);
+        broker.advance_letters(now);
         Ok(broker)
     }
 
@@ -266,24 +264,35 @@ impl Broker {
 
     /// Bytes came: whole packets are taken off `buf`, the rest is left.
     pub fn input(&mut self, id: ConnId, buf: &mut BytesMut, now: Millis) {
-        let Some(conn) = self.conn_mut(id) else {
+        if self.conn(id).is_none() {
             buf.clear();
             return;
-        };
-        conn.last_seen = now;
+        }
         self.maybe_snapshot(now);
         while let Some(conn) = self.conn_mut(id) {
             if matches!(conn.stage, Stage::Closing) {
                 buf.clear();
                 break;
             }
+            if matches!(conn.stage, Stage::Checking(_)) {
+                break;
+            }
             let modern = matches!(conn.stage, Stage::New) && is_modern(buf);
             match conn.decoder.decode(buf) {
                 Ok(Some(packet)) => {
+                    conn.last_seen = now;
+                    conn.unfinished = 0;
                     self.counters.packets_received += 1;
                     self.packet(id, packet, now);
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    // Packets are a sign of life, bytes are not [MQTT-3.1.2-22]; but a large one may take its time.
+                    if buf.len() >= conn.unfinished + PROGRESS {
+                        conn.last_seen = now;
+                        conn.unfinished = buf.len();
+                    }
+                    break;
+                }
                 Err(error) => {
                     buf.clear();
                     if modern {
@@ -299,6 +308,11 @@ impl Broker {
     }
 
     fn packet(&mut self, id: ConnId, packet: Packet, now: Millis) {
+        let logs_in = |conn: &Conn| matches!(conn.stage, Stage::Authenticating(_));
+        if self.conn(id).is_some_and(logs_in) && !matches!(packet, Packet::Auth(_) | Packet::Disconnect(_)) {
+            // [MQTT-3.1.2-30]
+            return self.refuse(id, ReasonCode::ProtocolError, Some("a packet before the log-in was over"));
+        }
         match packet {
             Packet::Publish(publish) => self.publish(id, publish, now),
             Packet::Puback(ack) => self.puback(id, &ack, now),
@@ -311,7 +325,7 @@ impl Broker {
             Packet::Connect(connect) => self.greet(id, *connect, now),
             Packet::Auth(auth) => self.auth(id, &auth, now),
             Packet::Disconnect(disconnect) => self.disconnected(id, &disconnect, now),
-            // The decoder lets nothing in that only a server sends. [MQTT-1.0.0-1]
+            // The decoder lets nothing in that only a server sends (table 2-1).
             _ => self.fail(id, ReasonCode::ProtocolError, now),
         }
     }
@@ -329,15 +343,13 @@ impl Broker {
         if self.book.failure().is_some() || !self.book.refresh() {
             return;
         }
-        while let Some((ticket, _)) = self.waiting.front()
-            && self.book.is_committed(*ticket)
-        {
-            if let Some((_, waiting)) = self.waiting.pop_front() {
-                self.perform(waiting, now);
-            }
+        // In this order: what is behind a commit comes later than what the same connection got without one.
+        while let Some((_, waiting)) = self.next_reached() {
+            self.perform(waiting, now);
         }
         self.release_held();
         self.trim();
+        self.advance_letters(now);
     }
 
     /// Time has passed.
@@ -353,6 +365,7 @@ impl Broker {
                 Timer::SessionExpiry(session) => self.check_expiry(session, now),
                 Timer::WillDelay(session) => self.check_will(session, now),
                 Timer::Queue(queue) => self.tick_queue(queue, now),
+                Timer::Letters => self.advance_letters(now),
                 Timer::Sys => self.publish_sys(now),
                 Timer::Lazy => {
                     self.log_over(now);
@@ -391,17 +404,22 @@ impl Broker {
         self.timers.first().map(|(due, _)| *due)
     }
 
-    /// The commit that something waits for: flush the store, and call [`Broker::committed`] when it is there.
-    pub fn pending(&mut self) -> Option<Ticket> {
-        let ticket = match self.waiting.back() {
-            Some(_) => self.book.appended,
-            None if self.overdue => {
-                self.overdue = false;
-                self.book.appended
-            }
-            None => return None,
+    /// What something waits for: flush the store, and call [`Broker::committed`] when a part of it is reached.
+    pub fn pending(&mut self) -> Option<Mark> {
+        let appended = self.book.appended;
+        let mut mark = match (self.waiting.is_empty(), self.waiting_written.is_empty()) {
+            (true, true) if std::mem::take(&mut self.overdue) => appended,
+            (true, true) => Mark::NOW,
+            (true, false) => Mark::written(appended.written),
+            (false, _) => appended,
         };
-        (!self.book.is_committed(ticket)).then_some(ticket)
+        if mark.committed == Ticket(0)
+            && let Some(ticket) = self.letters.waits_for()
+        {
+            mark.committed = ticket;
+        }
+        let left = self.book.left(mark);
+        (left != Mark::NOW).then_some(left)
     }
 
     /// Connections with something to write, to close, or to read again since the last call.
@@ -435,6 +453,9 @@ impl Broker {
         let busy = self.book.store.admit().is_err_and(|error| matches!(error, LogError::Busy));
         let max_output = self.config.max_output;
         let Some(conn) = self.conn_mut(id) else { return false };
+        if matches!(conn.stage, Stage::Checking(_)) {
+            return false;
+        }
         let receive = u32::from(conn.listener.receive_maximum);
         let slow = conn.out.len() > 2 * max_output || conn.unacknowledged > 2 * receive || busy;
         if slow && !conn.held {
@@ -444,32 +465,31 @@ impl Broker {
         !slow
     }
 
-    /// The graceful end: clients are told, and wills are not published. What waits for a commit is still answered.
+    /// The graceful end: clients are told, and their wills are published, those with a delay when it is over, in a later
+    /// life if need be. What waits for a commit is still answered.
     pub fn drain(&mut self, now: Millis) {
         self.draining = true;
         let all: Vec<ConnId> = self.conns.iter().map(|(_, conn)| conn.id).collect();
+        self.publish_due_wills(&all, now);
         for id in all {
-            let Some(index) = self.conn_mut(id).and_then(|conn| conn.session()) else {
+            if self.session_of(id).is_none() {
                 self.close(id);
-                continue;
-            };
-            // It comes back to another life of this server: its will is for when it does not.
-            self.fail_with(id, ReasonCode::ServerShuttingDown, Some("the server goes down"), false, now);
-            let _ = index;
+            }
         }
+        // Who is there gets the wills of the others, and then goes.
+        self.after(self.book.appended, Waiting::Goodbye, now);
         self.log_over(now);
         self.overdue = true;
-    }
-
-    /// Messages that did not arrive, since the last call.
-    pub fn dead_letters(&mut self) -> Vec<DeadLetter> {
-        self.announced = 0;
-        std::mem::take(&mut self.dead)
     }
 
     /// What it did since it was opened.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// True if all up to this ticket of its store is committed, as far as the broker was told.
+    pub fn is_committed(&self, ticket: Ticket) -> bool {
+        self.book.is_committed(ticket)
     }
 
     /// Why nothing is promised any more, if so.
@@ -524,18 +544,29 @@ impl Broker {
     }
 
     /// Does something when `ticket` is committed, never before what is done later for the same connection.
-    fn after(&mut self, ticket: Ticket, waiting: Waiting, now: Millis) {
-        if self.book.is_committed(ticket) {
+    fn after(&mut self, ticket: Mark, waiting: Waiting, now: Millis) {
+        if self.book.is_reached(ticket) {
             self.perform(waiting, now);
+        } else if self.book.is_committed(ticket.committed) {
+            self.waiting_written.push_back((ticket, waiting));
         } else {
             self.waiting.push_back((ticket, waiting));
         }
     }
 
+    /// The next thing that need not wait any more.
+    fn next_reached(&mut self) -> Option<(Mark, Waiting)> {
+        let Self { book, waiting, waiting_written, .. } = self;
+        [waiting_written, waiting].into_iter().find_map(|waiting| match waiting.front() {
+            Some((mark, _)) if book.is_reached(*mark) => waiting.pop_front(),
+            _ => None,
+        })
+    }
+
     /// The ticket for a packet to a connection that must not leave before `ticket`, nor before earlier ones.
-    fn in_turn(&mut self, id: ConnId, ticket: Ticket) -> Ticket {
+    fn in_turn(&mut self, id: ConnId, ticket: Mark) -> Mark {
         let Some(conn) = self.conn_mut(id) else { return ticket };
-        conn.ticket = conn.ticket.max(ticket);
+        conn.ticket = conn.ticket.and(ticket);
         conn.ticket
     }
 
@@ -562,6 +593,15 @@ impl Broker {
                 self.pump(index, now);
             }
             Waiting::Work(work) => self.offer_work(&work, now),
+            Waiting::Goodbye => {
+                let all: Vec<ConnId> = self.conns.iter().map(|(_, conn)| conn.id).collect();
+                for id in all {
+                    let text = Some("the server goes down");
+                    self.fail_with(id, ReasonCode::ServerShuttingDown, text, true, now);
+                }
+                self.log_over(now);
+                self.overdue = true;
+            }
             Waiting::Resume { conn: id } => {
                 let Some(conn) = self.conn_mut(id) else { return };
                 conn.greeted = true;
@@ -648,6 +688,7 @@ impl Broker {
 
     /// Nothing is read any more; the transport ends when everything is written.
     fn close(&mut self, id: ConnId) {
+        self.forget_login(id);
         let Some(conn) = self.conn_mut(id) else { return };
         conn.stage = Stage::Closing;
         conn.out.close();
@@ -656,6 +697,7 @@ impl Broker {
 
     fn drop_conn(&mut self, id: ConnId) {
         if self.conn(id).is_some() {
+            self.forget_login(id);
             let mut conn = self.conns.remove(id.index as usize);
             conn.out.clear();
             self.timers.remove(&(conn.armed, Timer::KeepAlive(id)));

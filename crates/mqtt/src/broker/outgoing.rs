@@ -7,10 +7,11 @@
 //! |---|---|---|
 //! | queued | knows nothing of it | PUBLISH |
 //! | sent | may have it | PUBLISH with DUP [MQTT-4.4.0-1] |
-//! | released | QoS 2: has it, PUBREC is recorded | PUBREL with the same id [MQTT-4.3.3-6] |
+//! | released | QoS 2: has it, PUBREC is recorded | PUBREL with the same id [MQTT-4.3.3-4] |
 //!
 //! Order, window and what is in flight are those of [`postroad_core::mailbox`].
 
+use super::graves::Sends;
 use super::message::Message;
 use crate::codec::{PacketId, Qos, SubscriptionId};
 use postroad_core::mailbox::{ConsumerId, Mailbox, Millis, Record, Taken, Verdict, Window};
@@ -49,6 +50,8 @@ pub(super) struct Entry {
     pub(super) qos: Qos,
     pub(super) retain: bool,
     pub(super) phase: Phase,
+    /// By this life of the broker.
+    pub(super) sends: Sends,
     pub(super) ids: SubscriptionIds,
     /// Through a shared subscription: another member may have it instead.
     pub(super) shared: bool,
@@ -73,6 +76,7 @@ impl Entry {
             qos,
             retain,
             phase: Phase::Queued,
+            sends: Sends::default(),
             ids,
             shared: false,
             from: None,
@@ -263,7 +267,7 @@ impl Outgoing {
         }
     }
 
-    /// PUBREC. The message must not be sent again. [MQTT-4.3.3-4]
+    /// PUBREC. The message must not be sent again. [MQTT-4.3.3-6]
     pub(super) fn pubrec(&mut self, id: PacketId) -> Acked {
         let number = self.number(id);
         if !self.mailbox.holds(CLIENT, number) {

@@ -6,7 +6,7 @@ use super::retained::Kept;
 use super::{Broker, ConnId, Waiting};
 use crate::codec::{PacketType, Publish, Qos, ReasonCode, Utf8, topic};
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::{Mark, Ticket};
 use std::sync::Arc;
 
 /// Numbers that are reserved at once for messages that only memory has.
@@ -15,7 +15,7 @@ const RESERVE: u64 = 4096;
 /// What became of a message.
 pub(super) struct Distributed {
     /// When it is promised.
-    pub(super) ticket: Ticket,
+    pub(super) ticket: Mark,
     pub(super) logged: bool,
     pub(super) matched: bool,
     offer: Option<Waiting>,
@@ -41,7 +41,7 @@ impl Broker {
             if publish.topic.is_empty() {
                 match aliases.get(at).cloned().flatten() {
                     Some(known) => publish.topic = known,
-                    // [MQTT-3.3.2-12]
+                    // Section 3.3.2.3.4.
                     None => return self.fail(id, ReasonCode::ProtocolError, now),
                 }
             } else {
@@ -56,10 +56,12 @@ impl Broker {
         let Some(session) = self.state.sessions.get(index) else { return };
         let open = session.incoming.open();
         if let Some(packet) = publish.packet_id {
-            if qos == Qos::ExactlyOnce && session.incoming.is_open(packet) {
+            // [MQTT-3.3.1-1]: what is sent again says so. This client has the id back, and the record of that was lost.
+            let anew = session.buffered && !publish.dup && session.incoming.is_from_before(packet);
+            if qos == Qos::ExactlyOnce && session.incoming.is_open(packet) && !anew {
                 // [MQTT-4.3.3-10]: taken already.
                 self.counters.repeated += 1;
-                let ticket = self.in_turn(id, Ticket(0));
+                let ticket = self.in_turn(id, Mark::NOW);
                 return self.ack(id, ticket, PacketType::Pubrec, packet, ReasonCode::Success, now);
             }
             // [MQTT-3.3.4-7]. Older clients know no limit: beyond twice as much they are not read for a while.
@@ -77,7 +79,7 @@ impl Broker {
             return match publish.packet_id {
                 Some(packet) if v5 => {
                     let kind = if qos == Qos::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
-                    let ticket = self.in_turn(id, Ticket(0));
+                    let ticket = self.in_turn(id, Mark::NOW);
                     self.ack(id, ticket, kind, packet, reason, now);
                 }
                 // [MQTT-3.3.5-2] of 3.1.1: an acknowledgement would be a lie, so the connection is closed.
@@ -108,13 +110,15 @@ impl Broker {
         let done = self.route(message, Some(index), origin, durability, now);
         let Some(packet) = publish.packet_id else {
             if let Some(Waiting::Offer { seq, message, targets }) = done.offer {
-                if done.logged {
-                    // It is retained: its memory is needed until the log has it, and nobody else asks for the commit.
-                    let stored =
-                        Waiting::Offer { seq, message: message.clone(), targets: smallvec::SmallVec::new() };
+                // Who gets it exactly once all the same gets it under the name that its record has.
+                let (at_once, queued): (smallvec::SmallVec<_>, smallvec::SmallVec<_>) =
+                    targets.into_iter().partition(|target| target.qos == Qos::AtMostOnce);
+                if done.logged || !queued.is_empty() {
+                    // Retained, its memory is needed until the log has it, and nobody else asks for the commit.
+                    let stored = Waiting::Offer { seq, message: message.clone(), targets: queued };
                     self.after(done.ticket, stored, now);
                 }
-                self.perform(Waiting::Offer { seq: 0, message, targets }, now);
+                self.perform(Waiting::Offer { seq: 0, message, targets: at_once }, now);
             }
             if !done.work.is_empty() {
                 self.after(done.ticket, Waiting::Work(done.work), now);
@@ -133,10 +137,10 @@ impl Broker {
         if let Some(conn) = self.conn_mut(id) {
             conn.unacknowledged += 1;
         }
-        let promised = if self.config.planted.ack_before_commit { Ticket(0) } else { ticket };
+        let promised = if self.config.planted.ack_before_commit { Mark::NOW } else { ticket };
         self.after(promised, Waiting::Ack { conn: id, kind, id: packet, reason, counted: true }, now);
         if let Some(offer) = done.offer {
-            let ticket = if self.config.planted.deliver_before_commit { Ticket(0) } else { ticket };
+            let ticket = if self.config.planted.deliver_before_commit { Mark::NOW } else { ticket };
             self.after(ticket, offer, now);
         }
         if !done.work.is_empty() {
@@ -170,7 +174,7 @@ impl Broker {
         let rule = self.config.durability.iter().find(|(filter, _)| topic::matches(filter, name));
         match rule {
             Some((_, durability)) => *durability,
-            None => self.conn(id).map_or(Durability::Log, |conn| conn.listener.durability),
+            None => self.conn(id).map_or(Durability::Fsync, |conn| conn.listener.durability),
         }
     }
 
@@ -182,7 +186,29 @@ impl Broker {
         origin: Origin,
         now: Millis,
     ) -> Ticket {
-        let done = self.route(message, publisher, origin, Durability::Log, now);
+        self.distribute_from(message, publisher, origin, Durability::Fsync, now).committed
+    }
+
+    /// The same with a durability of its own.
+    pub(super) fn distribute_as(
+        &mut self,
+        message: Message,
+        origin: Origin,
+        durability: Durability,
+        now: Millis,
+    ) -> Mark {
+        self.distribute_from(message, None, origin, durability, now)
+    }
+
+    fn distribute_from(
+        &mut self,
+        message: Message,
+        publisher: Option<usize>,
+        origin: Origin,
+        durability: Durability,
+        now: Millis,
+    ) -> Mark {
+        let done = self.route(message, publisher, origin, durability, now);
         if let Some(offer) = done.offer {
             self.after(done.ticket, offer, now);
         }
@@ -195,17 +221,23 @@ impl Broker {
         done.ticket
     }
 
-    /// Reserves numbers for a message that only memory has; says when that is committed.
+    /// Reserves numbers for a message that the log may not have after a crash; says when that is committed.
     fn reserve(&mut self, targets: &[super::session::Target], now: Millis) -> Ticket {
         let mut ticket = Ticket(0);
         for target in targets.iter().filter(|target| target.qos != Qos::AtMostOnce) {
             let Some(session) = self.state.sessions.get_mut(target.session) else { continue };
-            if !session.durable || session.next() <= session.reserved {
+            if !session.durable {
+                continue;
+            }
+            if session.next() <= session.reserved {
+                // The record of that may be another message's, and still wait.
+                ticket = ticket.max(session.reserved_at);
                 continue;
             }
             session.reserved = session.next() + RESERVE;
             let (number, reserved) = (session.number, session.reserved);
-            ticket = self.book.append(now, |pen, log| pen.reserved(log, number, reserved));
+            session.reserved_at = self.book.append(now, |pen, log| pen.reserved(log, number, reserved));
+            ticket = session.reserved_at;
         }
         ticket
     }
@@ -222,10 +254,13 @@ impl Broker {
         let mut targets = std::mem::take(&mut self.targets);
         targets.clear();
         self.state.route(&message, publisher, None, &mut targets);
-        self.refuse_full(&message, &mut targets, now);
+        let may_log = durability != Durability::Memory && !self.volatile;
+        let buffered = durability == Durability::Os;
+        let refused = self.refuse_full(&message, &mut targets, may_log, now);
         let work = !self.state.matched_queues.is_empty();
-        let matched = !targets.is_empty() || work;
-        let queued = work || targets.iter().any(|target| target.qos != Qos::AtMostOnce);
+        let matched = !targets.is_empty() || work || !refused.is_empty();
+        let queued =
+            work || !refused.is_empty() || targets.iter().any(|target| target.qos != Qos::AtMostOnce);
         let durable = targets.iter().any(|target| {
             target.qos != Qos::AtMostOnce
                 && self.state.sessions.get(target.session).is_some_and(|s| s.durable)
@@ -234,18 +269,29 @@ impl Broker {
         let ends_something =
             || message.qos == Qos::ExactlyOnce || self.state.retained.contains(&message.topic);
         let changes_retained = message.retain && (!message.payload.is_empty() || ends_something());
-        let durability = if self.volatile { Durability::Memory } else { durability };
-        let logged = durability == Durability::Log
-            && (durable || work || changes_retained || origin.will_of.is_some() || origin.held.is_some());
+        let refused_durably = refused.iter().any(|refusal| refusal.logged);
+        let logged = may_log
+            && (durable
+                || work
+                || refused_durably
+                || origin.again.is_some()
+                || origin.letter.is_some()
+                || changes_retained
+                || origin.will_of.is_some()
+                || origin.held.is_some());
         if queued || changes_retained {
             message.detach();
             if let Some(properties) = &mut message.properties {
                 detach_properties(properties);
             }
         }
-        let (mut seq, mut ticket) = (0, Ticket(0));
+        let (mut seq, mut record, mut ticket) = (0, Ticket(0), Mark::NOW);
         if logged {
             origin.chosen = self.state.choices(&targets);
+            if !self.config.planted.refusal_forgotten {
+                let logged = refused.iter().filter(|refusal| refusal.logged);
+                origin.refused = logged.map(|refusal| (refusal.number, refusal.letter)).collect();
+            }
             let skips: smallvec::SmallVec<[(u64, u64); 2]> = targets
                 .iter()
                 .filter(|target| target.qos != Qos::AtMostOnce)
@@ -253,18 +299,21 @@ impl Broker {
                 .filter(|session| session.durable && session.logged_next != session.next())
                 .map(|session| (session.number, session.next()))
                 .collect();
-            (seq, ticket) = self.book.publish(now, &message, &origin, |pen, log| {
+            (seq, record) = self.book.publish_as(buffered, now, &message, &origin, |pen, log| {
                 for (session, next) in &skips {
                     pen.skip(log, *session, *next);
                 }
             });
         }
-        if !logged && queued && !self.volatile {
-            ticket = self.reserve(&targets, now);
+        if logged {
+            ticket = if buffered { Mark::written(record) } else { Mark::committed(record) };
+        }
+        if (!logged || buffered) && queued && !self.volatile {
+            ticket = ticket.and(Mark::committed(self.reserve(&targets, now)));
         }
         let message = Arc::new(message);
         let work = self.state.enqueue_work(seq, Some(&message));
-        let work = self.refuse_work(work, &message, now);
+        self.bury_refused(&refused, seq, record, &message, now);
         self.state.enqueue(seq, &message, &mut targets);
         if changes_retained {
             let kept =

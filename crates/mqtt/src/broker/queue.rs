@@ -13,8 +13,8 @@ use super::message::Message;
 use super::outgoing::{Entry, SubscriptionIds};
 use super::session::Options;
 use super::state::State;
-use super::{Broker, Timer};
-use crate::codec::{Qos, Utf8};
+use super::{Broker, Timer, reason};
+use crate::codec::Qos;
 use postroad_core::mailbox::{ConsumerId, Failures, Mailbox, Millis, Record, Taken, Verdict, Window};
 use postroad_core::retry::RetryPolicy;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -96,6 +96,17 @@ impl Queue {
                 item.seq = *to;
             }
         }
+    }
+
+    /// The failures of one message.
+    pub(super) fn failures_of(&self, number: u64) -> Option<&Failures> {
+        self.mailbox.failures().find(|(at, _)| *at == number).map(|(_, failures)| failures)
+    }
+
+    /// The messages that are not done and that only memory has.
+    pub(super) fn in_memory(&self) -> impl Iterator<Item = Arc<Message>> {
+        let open = (self.base..).zip(&self.items).filter(|(n, _)| !self.mailbox.floor().is_settled(*n));
+        open.filter(|(_, item)| item.seq == 0).filter_map(|(_, item)| item.message.clone())
     }
 
     pub(super) fn failures(&self) -> impl Iterator<Item = (u64, &Failures)> {
@@ -213,10 +224,10 @@ impl Broker {
         let (place, new) = self.state.queue_for(name, filter);
         let Some(queue) = self.state.queues.get(place) else { return };
         let number = queue.number;
-        if new {
-            self.book.append(now, |pen, log| pen.queue(log, number, name, filter));
-        }
         let Some(session) = self.state.sessions.get(index) else { return };
+        if new {
+            self.book.append_as(session.buffered, now, |pen, log| pen.queue(log, number, name, filter));
+        }
         let id = session.number;
         self.state.join_queue(place, id);
         self.attach_consumer(index, number);
@@ -255,7 +266,7 @@ impl Broker {
             if let Some(queue) = self.state.queue_mut(number) {
                 queue.mailbox.detach(Queue::consumer(id), now, &mut records);
             }
-            self.log_queue(number, records, now);
+            self.log_queue(number, Some(index), records, now);
             self.pump_queue(number, now);
         }
     }
@@ -272,18 +283,19 @@ impl Broker {
         if let Some(queue) = self.state.queue_mut(number) {
             queue.mailbox.detach(Queue::consumer(id), now, &mut records);
         }
-        self.log_queue(number, records, now);
+        self.log_queue(number, Some(index), records, now);
         if self.state.leave_queue(name, filter, id).is_none() {
             self.pump_queue(number, now);
             return;
         }
-        let Some(queue) = self.state.remove_queue(number) else { return };
-        let left: Vec<(u64, u64)> = queue.open().collect();
-        for (at, seq) in left {
-            let item = queue.item(at).and_then(|item| item.message.clone());
-            self.bury_work(&queue.name, number, at, seq, item, "the queue was removed", 0, now);
+        let burial = self.bury_work_queue(number, now);
+        if self.state.remove_queue(number).is_none() {
+            return;
         }
-        self.book.append(now, |pen, log| pen.queue_gone(log, number));
+        let ticket = self.book.append(now, |pen, log| pen.queue_gone(log, number, burial.as_ref()));
+        if let Some(burial) = burial {
+            self.buried(ticket, &burial, now);
+        }
         self.overdue = true;
     }
 
@@ -293,32 +305,6 @@ impl Broker {
         let places = names
             .filter_map(|(name, filter)| self.state.queue_names.get(&(Box::from(name), Box::from(filter))));
         places.filter_map(|place| Some(self.state.queues.get(*place)?.number)).collect()
-    }
-
-    /// Queues that are full: the new message becomes a dead letter.
-    pub(super) fn refuse_work(
-        &mut self,
-        mut work: Vec<From>,
-        message: &Arc<Message>,
-        now: Millis,
-    ) -> Vec<From> {
-        let max = self.config.max_queued as u64;
-        let mut full: Vec<(From, Box<str>, u64)> = Vec::new();
-        work.retain(|(number, at)| {
-            let Some(queue) = self.state.queue_mut(*number) else { return false };
-            if queue.len() < max {
-                return true;
-            }
-            full.push(((*number, *at), queue.name.clone(), queue.item(*at).map_or(0, |item| item.seq)));
-            queue.restore_done(*at, *at);
-            false
-        });
-        for ((number, at), name, seq) in full {
-            self.counters.overflowed += 1;
-            self.bury_work(&name, number, at, seq, Some(message.clone()), "the queue is full", 0, now);
-            self.book.append(now, |pen, log| pen.queue_done(log, number, at, at));
-        }
-        work
     }
 
     /// Messages of queues are committed.
@@ -401,13 +387,15 @@ impl Broker {
         let mut records = Vec::new();
         if let Some(queue) = self.state.queue_mut(number) {
             let verdict = match refused {
+                // No other consumer could do better.
+                Some(reason @ (reason::EXPIRED | reason::MISSING)) => Verdict::Dead { reason: reason.into() },
                 Some(reason) => Verdict::Retry { after: None, reason: Some(reason.into()) },
                 None => Verdict::Ack,
             };
             // It may have come too late, and be somebody else's now.
             let _ = queue.mailbox.settle(Queue::consumer(member), at, verdict, now, &mut records);
         }
-        self.log_queue(number, records, now);
+        self.log_queue(number, Some(index), records, now);
         self.pump_queue(number, now);
     }
 
@@ -417,26 +405,16 @@ impl Broker {
         if let Some(queue) = self.state.queue_mut(number) {
             queue.mailbox.tick(now, &mut records);
         }
-        self.log_queue(number, records, now);
+        self.log_queue(number, None, records, now);
         self.pump_queue(number, now);
     }
 
-    fn log_queue(&mut self, number: u64, records: Vec<Record>, now: Millis) {
+    /// `index`: the session whose doing it is.
+    fn log_queue(&mut self, number: u64, index: Option<usize>, records: Vec<Record>, now: Millis) {
         if records.is_empty() {
             return;
         }
-        for record in &records {
-            if let Record::Dying { seq: at, failures } = record {
-                let Some(queue) = self.state.queue_mut(number) else { continue };
-                let (name, item) =
-                    (queue.name.clone(), queue.item(*at).map(|item| (item.seq, item.message.clone())));
-                let (seq, message) = item.unwrap_or((0, None));
-                let reason =
-                    if failures.attempts > 1 { "deliveries exhausted" } else { "the consumer refused it" };
-                self.bury_work(&name, number, *at, seq, message, reason, failures.attempts, now);
-            }
-        }
-        let mut done = Vec::new();
+        let (mut done, mut dying) = (Vec::new(), Vec::new());
         let mut tried: BTreeMap<u64, Failures> = BTreeMap::new();
         if let Some(queue) = self.state.queue_mut(number) {
             for record in records {
@@ -445,17 +423,26 @@ impl Broker {
                     Record::Tried { first, last, failures } => {
                         (first..=last).for_each(|at| drop(tried.insert(at, failures.clone())));
                     }
-                    Record::Dying { seq, .. } => {
-                        // Its letter is written before this: together they are committed, or the letter comes again.
+                    Record::Dying { seq, failures } => {
+                        let (at, message) =
+                            queue.item(seq).map_or((0, None), |item| (item.seq, item.message.clone()));
                         if queue.mailbox.buried(seq, &mut Vec::new()) {
-                            done.push((seq, seq));
+                            dying.push((seq, at, message, failures));
                         }
                     }
                 }
             }
             queue.trim();
         }
-        self.book.append(now, |pen, log| {
+        for (at, seq, message, failures) in dying {
+            self.bury_work(number, at, seq, message, &failures, now);
+        }
+        if done.is_empty() && tried.is_empty() {
+            return;
+        }
+        let session = index.and_then(|index| self.state.sessions.get(index));
+        let buffered = session.is_some_and(|session| session.buffered);
+        self.book.append_as(buffered, now, |pen, log| {
             for (first, last) in &done {
                 pen.queue_done(log, number, *first, *last);
             }
@@ -464,30 +451,5 @@ impl Broker {
             }
         });
         self.make_due(now);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all that a letter says")]
-    fn bury_work(
-        &mut self,
-        name: &str,
-        number: u64,
-        at: u64,
-        seq: u64,
-        message: Option<Arc<Message>>,
-        reason: &'static str,
-        attempts: u32,
-        now: Millis,
-    ) {
-        let message = message.or_else(|| {
-            let mut found = None;
-            let _ = self.book.read(&[seq], |_, message| found = Some(Arc::new(message)));
-            found
-        });
-        self.counters.dead += 1;
-        if let Some(message) = message {
-            let client = Utf8::try_from(format!("{PREFIX}{name}")).unwrap_or_default();
-            let id = format!("{PREFIX}{name}:{number}:{at}");
-            self.dead.push(super::deliver::letter(&message, seq, client, id, reason, attempts, now));
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! keys (`s`, `t`, `k`, `m`, `c`) are taken. `u` and `un` are the session and the number that a message had before. Records of a snapshot have a `z` before
 //! their kind: they count only when the whole snapshot is there.
 
+use super::graves::{Burial, Death, Grave, Sends};
 use super::message::{self, Message};
 use super::outgoing::SubscriptionIds;
 use super::session::{Options, Session, Will};
@@ -14,6 +15,7 @@ use postroad_core::mailbox::{Failures, Millis};
 use postroad_engine::log::{Append, RecordView};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// A record, read.
 #[derive(Debug)]
@@ -29,8 +31,8 @@ pub(super) enum Record<'a> {
     },
     /// It has none any more; messages up to number `sent` may have been sent.
     Away { session: u64, expiry: u32, since: Millis, keep_will: bool, sent: u64 },
-    /// It has ended.
-    Gone { session: u64 },
+    /// It has ended, with letters for what was in its queue.
+    Gone { session: u64, burial: Option<Burial> },
     /// It subscribes.
     Subscribe { session: u64, filter: Cow<'a, str>, options: Options },
     /// It does not any more.
@@ -55,8 +57,8 @@ pub(super) enum Record<'a> {
     Skip { session: u64, next: u64 },
     /// There is a work queue.
     Queue { queue: u64, name: Cow<'a, str>, filter: Cow<'a, str> },
-    /// There is not any more.
-    QueueGone { queue: u64 },
+    /// There is not any more, with letters for what was in it.
+    QueueGone { queue: u64, burial: Option<Burial> },
     /// Messages of it are done.
     QueueDone { queue: u64, first: u64, last: u64 },
     /// A message of it failed once more.
@@ -69,8 +71,16 @@ pub(super) enum Record<'a> {
     Reserved { session: u64, number: u64 },
     /// Snapshot: ids that are open.
     Open { session: u64, packets: Vec<PacketId> },
-    /// Snapshot: it begins; sessions get numbers from this one on.
-    Begin { next: u64 },
+    /// A message is dead, and this is its letter; `source`: in this queue it is settled.
+    Dead { letter: u64, source: Option<(u64, u64)>, grave: Grave },
+    /// Retained messages that a queue had no room for, with letters from this number on.
+    Left { letter: u64, death: Arc<Death>, seqs: Vec<u64> },
+    /// Letters that are stored elsewhere.
+    Stored { first: u64, last: u64 },
+    /// Snapshot: ids of letters that were published again.
+    Again { ids: Vec<String> },
+    /// Snapshot: it begins; sessions get numbers from this one on, letters from that one.
+    Begin { next: u64, letter: u64 },
     /// Snapshot: it is whole.
     End,
 }
@@ -108,6 +118,21 @@ struct Fields<'a> {
     i: Vec<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     p: Vec<PacketId>,
+    /// The number of a letter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    l: Option<u64>,
+    /// Why something is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    why: Option<Cow<'a, str>>,
+    /// Sends, the first and the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sent: Option<(u32, Millis, Millis)>,
+    /// Numbers of messages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    list: Vec<u64>,
+    /// Ids of letters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ids: Vec<String>,
     /// The user.
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     user: Option<Cow<'a, str>>,
@@ -195,8 +220,8 @@ impl Pen {
         self.write(log, "zaway");
     }
 
-    pub(super) fn gone(&mut self, log: &mut dyn Append, session: u64) {
-        self.number("d", session);
+    pub(super) fn gone(&mut self, log: &mut dyn Append, session: u64, burial: Option<&Burial>) {
+        self.object(&burial_fields(session, burial));
         self.write(log, "zgone");
     }
 
@@ -303,9 +328,57 @@ impl Pen {
         self.write(log, "zqueue");
     }
 
-    pub(super) fn queue_gone(&mut self, log: &mut dyn Append, queue: u64) {
-        self.number("d", queue);
+    pub(super) fn queue_gone(&mut self, log: &mut dyn Append, queue: u64, burial: Option<&Burial>) {
+        self.object(&burial_fields(queue, burial));
         self.write(log, "zqgone");
+    }
+
+    pub(super) fn dead(
+        &mut self,
+        log: &mut dyn Append,
+        letter: u64,
+        source: Option<(u64, u64)>,
+        grave: &Grave,
+    ) {
+        let Sends { count, first, last } = grave.sends;
+        self.object(&Fields {
+            d: source.map(|source| source.0),
+            n: source.map(|source| source.1),
+            l: Some(letter),
+            q: Some(grave.seq),
+            id: Some(grave.death.client.as_str().into()),
+            why: Some(grave.death.reason.as_ref().into()),
+            at: Some(grave.death.died),
+            sent: (count > 0).then_some((count, first, last)),
+            o: grave.announced.then_some(1),
+            ..Fields::default()
+        });
+        self.write(log, "zdead");
+    }
+
+    pub(super) fn left(&mut self, log: &mut dyn Append, letter: u64, death: &Death, seqs: &[u64]) {
+        self.object(&Fields {
+            l: Some(letter),
+            id: Some(death.client.as_str().into()),
+            why: Some(death.reason.as_ref().into()),
+            at: Some(death.died),
+            list: seqs.to_vec(),
+            ..Fields::default()
+        });
+        self.write(log, "zleft");
+    }
+
+    pub(super) fn again(&mut self, log: &mut dyn Append, ids: Vec<String>) {
+        self.object(&Fields { ids, ..Fields::default() });
+        self.write(log, "zagain");
+    }
+
+    pub(super) fn stored(&mut self, log: &mut dyn Append, first: u64, last: u64) {
+        self.number("l", first);
+        if last > first {
+            self.number("to", last);
+        }
+        self.write(log, "zstored");
     }
 
     pub(super) fn queue_done(&mut self, log: &mut dyn Append, queue: u64, first: u64, last: u64) {
@@ -337,8 +410,11 @@ impl Pen {
         self.write(log, "zqskip");
     }
 
-    pub(super) fn begin(&mut self, log: &mut dyn Append, next: u64) {
+    pub(super) fn begin(&mut self, log: &mut dyn Append, next: u64, letter: u64) {
         self.number("n", next);
+        if letter > 0 {
+            self.number("l", letter);
+        }
         self.write(log, "zbegin");
     }
 
@@ -355,7 +431,8 @@ pub(super) fn read<'a>(view: &RecordView<'a>) -> Result<Option<(bool, Record<'a>
     };
     let known = [
         "here", "away", "gone", "subs", "unsub", "rel", "rec", "done", "give", "skip", "mem", "queue",
-        "qgone", "qdone", "qtry", "qgive", "qskip", "open", "begin", "end",
+        "qgone", "qdone", "qtry", "qgive", "qskip", "dead", "left", "stored", "again", "open", "begin",
+        "end",
     ];
     if !known.contains(&kind) || (!snapshot && kind == "end") {
         return Ok(None);
@@ -392,7 +469,10 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
             keep_will: fields.keep.is_some(),
             sent: fields.n.unwrap_or(0),
         },
-        "gone" => Record::Gone { session: session? },
+        "gone" => Record::Gone {
+            session: session?,
+            burial: if fields.l.is_some() { Some(burial(&fields)?) } else { None },
+        },
         "subs" => {
             let options = Options::from_bits(fields.o?, ids(&fields.i)?.first().copied())?;
             Record::Subscribe { session: session?, filter: fields.f?, options }
@@ -417,7 +497,20 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
             from: fields.u.zip(fields.un),
         },
         "queue" => Record::Queue { queue: session?, name: fields.id?, filter: fields.f? },
-        "qgone" => Record::QueueGone { queue: session? },
+        "qgone" => Record::QueueGone {
+            queue: session?,
+            burial: if fields.l.is_some() { Some(burial(&fields)?) } else { None },
+        },
+        "dead" => {
+            let death = Arc::new(death(&fields)?);
+            let (count, first, last) = fields.sent.unwrap_or_default();
+            let sends = Sends { count, first, last };
+            let announced = fields.o.is_some();
+            let grave = Grave { seq: fields.q?, message: None, death, sends, announced };
+            Record::Dead { letter: fields.l?, source: fields.d.zip(fields.n), grave }
+        }
+        "left" => Record::Left { letter: fields.l?, death: Arc::new(death(&fields)?), seqs: fields.list },
+        "stored" => Record::Stored { first: fields.l?, last: fields.to.or(fields.l)? },
         "qdone" => {
             let (first, last) = range()?;
             Record::QueueDone { queue: session?, first, last }
@@ -433,9 +526,34 @@ fn parse<'a>(kind: &str, fields: Fields<'a>) -> Option<Record<'a>> {
         "mem" => Record::Reserved { session: session?, number: fields.n? },
         "skip" => Record::Skip { session: session?, next: fields.n? },
         "open" => Record::Open { session: session?, packets: fields.p },
-        "begin" => Record::Begin { next: fields.n? },
+        "again" => Record::Again { ids: fields.ids },
+        "begin" => Record::Begin { next: fields.n?, letter: fields.l.unwrap_or(0) },
         "end" => Record::End,
         _ => return None,
+    })
+}
+
+fn burial_fields(from: u64, burial: Option<&Burial>) -> Fields<'_> {
+    Fields {
+        d: Some(from),
+        l: burial.map(|burial| burial.first),
+        n: burial.map(|burial| burial.at),
+        id: burial.map(|burial| burial.death.client.as_str().into()),
+        why: burial.map(|burial| burial.death.reason.as_ref().into()),
+        at: burial.map(|burial| burial.death.died),
+        ..Fields::default()
+    }
+}
+
+fn burial(fields: &Fields<'_>) -> Option<Burial> {
+    Some(Burial { first: fields.l?, at: fields.n?, death: Arc::new(death(fields)?) })
+}
+
+fn death(fields: &Fields<'_>) -> Option<Death> {
+    Some(Death {
+        client: Utf8::try_from(fields.id.as_deref()?.to_owned()).ok()?,
+        reason: fields.why.as_deref()?.to_owned().into(),
+        died: fields.at?,
     })
 }
 

@@ -7,7 +7,7 @@ use super::outgoing::{Entry, Outgoing, SubscriptionIds};
 use crate::access::Identity;
 use crate::codec::{Qos, RetainHandling, Subscription, SubscriptionId, Utf8};
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::{Mark, Ticket};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The session never expires. [section 3.1.2.11.2]
@@ -138,15 +138,19 @@ pub(super) struct Session {
     next: u64,
     /// Where the log's own count of its messages stands: messages in memory only are not in it.
     pub(super) logged_next: u64,
-    /// Numbers up to this one may have been given to messages that only memory had: after a crash they are not given
-    /// again, because the client may still know their packet ids.
+    /// Numbers up to this one may have been given to messages that the log lost, or never had: after a crash they are
+    /// not given again, because the client may still know their packet ids.
     pub(super) reserved: u64,
+    /// When the record of that is committed.
+    pub(super) reserved_at: Ticket,
+    /// Its client is content when its records are written to the operating system.
+    pub(super) buffered: bool,
     pub(super) subscriptions: BTreeMap<Utf8, Options>,
     pub(super) will: Option<Box<Will>>,
     /// Retained messages that it is still to be sent.
     pub(super) replays: VecDeque<Replay>,
     /// The newest record that concerns it.
-    pub(super) ticket: Ticket,
+    pub(super) ticket: Mark,
     // Which publish last matched it, and as which target.
     pub(super) stamp: (u64, usize),
 }
@@ -171,10 +175,12 @@ impl Session {
             next: 1,
             logged_next: 1,
             reserved: 0,
+            reserved_at: Ticket(0),
+            buffered: false,
             subscriptions: BTreeMap::new(),
             will: None,
             replays: VecDeque::new(),
-            ticket: Ticket(0),
+            ticket: Mark::NOW,
             stamp: (0, 0),
         }
     }

@@ -45,7 +45,16 @@ impl Broker {
         let moving = &self.moving;
         let oldest = oldest_needed(state, moving).unwrap_or(u64::MAX);
         self.book.snapshot(now, oldest, |pen, log| {
-            pen.begin(log, state.next_number());
+            pen.begin(log, state.next_number(), state.graves.next());
+            for (letter, grave) in state.graves.logged() {
+                let mut grave = grave.clone();
+                grave.seq = moving.place(grave.seq);
+                pen.dead(log, letter, None, &grave);
+            }
+            let again: Vec<String> = state.again.iter().map(str::to_owned).collect();
+            for ids in again.chunks(1000) {
+                pen.again(log, ids.to_vec());
+            }
             for (_, queue) in &state.queues {
                 pen.queue(log, queue.number, &queue.name, &queue.filter);
                 for (number, failures) in queue.failures() {
@@ -125,6 +134,7 @@ impl Broker {
         needed.extend(
             self.state.retained.iter().map(|(_, kept)| kept.seq).filter(|seq| *seq != 0 && *seq <= limit),
         );
+        needed.extend(self.state.graves.places().filter(|seq| *seq <= limit));
         let needed: Vec<u64> = needed.into_iter().take(MOVED_AT_ONCE).collect();
         for part in needed.chunks(256) {
             let mut found = Vec::new();
@@ -161,6 +171,7 @@ impl Broker {
         for (_, queue) in &mut self.state.queues {
             queue.moved(&moved.copies);
         }
+        self.state.graves.moved(&moved.copies);
     }
 
     /// Deletes segments that hold nothing that is needed, once a snapshot is committed.
@@ -182,7 +193,7 @@ fn needs_log(entry: &Entry) -> bool {
     entry.seq != 0 && entry.phase != Phase::Released && (entry.logged || entry.message.is_none())
 }
 
-/// The oldest message that some session or topic needs.
+/// The oldest message that some session, topic or letter needs.
 fn oldest_needed(state: &State, moving: &Moving) -> Option<u64> {
     let queued = state.sessions.iter().filter_map(|(_, session)| {
         let needed = session.outgoing()?.iter().filter(|(_, entry)| needs_log(entry));
@@ -197,7 +208,8 @@ fn oldest_needed(state: &State, moving: &Moving) -> Option<u64> {
         .min();
     let work =
         state.queues.iter().flat_map(|(_, queue)| queue.open()).map(|(_, seq)| moving.place(seq)).min();
-    queued.min().into_iter().chain(retained).chain(work).min()
+    let dead = state.graves.places().map(|seq| moving.place(seq)).min();
+    queued.min().into_iter().chain(retained).chain(work).chain(dead).min()
 }
 
 /// Other doors name the messages of their sessions by their numbers in the log.

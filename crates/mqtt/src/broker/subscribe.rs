@@ -7,7 +7,7 @@ use super::{Broker, ConnId, Waiting};
 use crate::access::Permit;
 use crate::codec::{Packet, Qos, ReasonCode, Suback, Subscribe, Unsuback, Unsubscribe, Utf8, topic};
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::Mark;
 
 impl Broker {
     pub(super) fn subscribe(&mut self, id: ConnId, subscribe: &Subscribe, now: Millis) {
@@ -16,7 +16,7 @@ impl Broker {
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut retained: Vec<(Utf8, Options)> = Vec::new();
         let mut granted: Vec<(Utf8, Options)> = Vec::new();
-        let mut made = Ticket(0);
+        let mut made = Mark::NOW;
         for subscription in &subscribe.filters {
             let filter = subscription.filter.to_detached();
             if let Some(reason) = self.subscription_refusal(id, index, &filter) {
@@ -33,7 +33,7 @@ impl Broker {
             }
             // What was published before goes out under the old options: it has its targets already.
             let existed = self.state.subscribe(index, &filter, options);
-            // [MQTT-4.8.2-4]: shared subscriptions get no retained messages.
+            // Shared subscriptions get no retained messages (section 4.8.2).
             if queue.is_none()
                 && topic::shared(&filter).is_none()
                 && wants_retained(subscription.retain_handling, existed)
@@ -48,24 +48,24 @@ impl Broker {
             });
         }
         let Some(session) = self.state.sessions.get_mut(index) else { return };
-        let (number, durable) = (session.number, session.durable);
-        let mut ticket = Ticket(0);
+        let (number, durable, buffered) = (session.number, session.durable, session.buffered);
+        let mut ticket = Mark::NOW;
         if durable && !granted.is_empty() {
-            ticket = self.book.append(now, |pen, log| {
+            ticket = self.book.append_as(buffered, now, |pen, log| {
                 for (filter, options) in &granted {
                     pen.subscribe(log, number, filter, *options);
                 }
             });
             session.ticket = ticket;
         }
-        let ticket = self.in_turn(id, ticket.max(made));
+        let ticket = self.in_turn(id, ticket.and(made));
         let suback = Suback { packet_id: subscribe.packet_id, reasons, properties: None };
         self.after(ticket, Waiting::Packet { conn: id, packet: Box::new(Packet::Suback(suback)) }, now);
         for (filter, options) in retained {
             self.send_retained(index, &filter, options, now);
         }
         // With the queue filled in one go, one turn of the window sends it.
-        let given = if durable { self.book.appended } else { Ticket(0) };
+        let given = if durable { self.book.appended } else { Mark::NOW };
         let ticket = self.in_turn(id, given);
         self.after(ticket, Waiting::Resume { conn: id }, now);
     }
@@ -90,7 +90,7 @@ impl Broker {
         None
     }
 
-    /// Sends the retained messages that match. [MQTT-3.3.1-8]
+    /// Sends the retained messages that match. [MQTT-3.3.1-9]
     fn send_retained(&mut self, index: usize, filter: &Utf8, options: Options, now: Millis) {
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         if !session.durable || options.qos == Qos::AtMostOnce {
@@ -103,15 +103,20 @@ impl Broker {
             .config
             .max_queued
             .saturating_sub(session.outgoing().map_or(0, super::outgoing::Outgoing::len));
-        let (mut found, mut left_out) = (Vec::new(), 0);
+        let (mut found, mut left_out) = (Vec::new(), Vec::new());
         self.state.retained.matches(filter, |_, kept| match kept.expires {
             Some(at) if at <= now => {}
-            _ if found.len() >= room => left_out += 1,
+            // QoS 0 is not promised.
+            _ if found.len() >= room && kept.qos == Qos::AtMostOnce => {}
+            _ if found.len() >= room => left_out.push((kept.seq, kept.message.clone())),
             _ => found.push(kept.clone()),
         });
-        if left_out > 0 {
-            tracing::warn!(client = %session.client, %filter, left_out, "more retained messages than the queue takes");
-            self.counters.dropped += left_out;
+        if !left_out.is_empty() {
+            let client = session.client.clone();
+            let count = left_out.len() as u64;
+            tracing::warn!(%client, %filter, left_out = count, "more retained messages than the queue takes");
+            self.counters.overflowed += count;
+            self.bury_left_out(&client, left_out, now);
         }
         self.give_retained(index, found, options, now);
     }
@@ -143,6 +148,9 @@ impl Broker {
         let (durable, number) = (session.durable, session.number);
         let mut given: Vec<(u64, u64, Qos)> = Vec::new();
         let first = session.next();
+        // What is promised is not shown before it is.
+        let promised = |kept: &Kept| kept.seq == 0 || kept.message.is_none() || kept.qos == Qos::AtMostOnce;
+        let mut ticket = if found.iter().all(promised) { Mark::NOW } else { self.book.appended };
         for Kept { seq, qos, message, .. } in found {
             let qos = qos.min(options.qos);
             let mut entry = Entry::new(seq, message, qos, true, ids.clone());
@@ -158,13 +166,12 @@ impl Broker {
             }
         }
         let next = session.next();
-        let mut ticket = Ticket(0);
         if !given.is_empty() {
-            ticket = self.book.append(now, |pen, log| {
+            ticket = ticket.and(Mark::committed(self.book.append(now, |pen, log| {
                 for (at, seq, qos) in &given {
                     pen.given(log, number, *at, *seq, *qos, true, &ids);
                 }
-            });
+            })));
         }
         // Not before: another message could get the id after a crash, and would be taken for a repetition.
         if next > first {
@@ -189,9 +196,9 @@ impl Broker {
         }
         let Some(session) = self.state.sessions.get_mut(index) else { return };
         let number = session.number;
-        let mut ticket = Ticket(0);
+        let mut ticket = Mark::NOW;
         if session.durable && !removed.is_empty() {
-            ticket = self.book.append(now, |pen, log| {
+            ticket = self.book.append_as(session.buffered, now, |pen, log| {
                 for filter in &removed {
                     pen.unsubscribe(log, number, filter);
                 }

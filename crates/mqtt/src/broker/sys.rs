@@ -31,6 +31,8 @@ pub struct Counters {
     pub overflowed: u64,
     /// Dead letters.
     pub dead: u64,
+    /// Dead letters that nobody stored, and that were too many.
+    pub forgotten_letters: u64,
     /// Wills published.
     pub wills: u64,
     /// Connections accepted.
@@ -41,6 +43,8 @@ pub struct Counters {
     pub refused: u64,
     /// Of these, for bad credentials.
     pub denied: u64,
+    /// Of these, because too many others were logging in.
+    pub busy: u64,
     /// Connections closed because of malformed packets.
     pub malformed: u64,
     /// Sessions that expired.
@@ -95,7 +99,7 @@ impl Broker {
             .filter_map(|(_, session)| session.outgoing())
             .map(super::outgoing::Outgoing::len);
         let work: u64 = self.state.queues.iter().map(|(_, queue)| queue.len()).sum();
-        let values: [(&str, &str, &str, u64); 22] = [
+        let values: [(&str, &str, &str, u64); 24] = [
             ("packets_received_total", "counter", "packets received", c.packets_received),
             ("packets_sent_total", "counter", "packets sent, PUBLISH not counted", c.packets_sent),
             (
@@ -121,9 +125,16 @@ impl Broker {
             ("disconnects_total", "counter", "connections ended", c.disconnects),
             ("refused_total", "counter", "connections refused", c.refused),
             ("denied_total", "counter", "of these, for bad credentials", c.denied),
+            ("busy_total", "counter", "of these, because too many others were logging in", c.busy),
             ("malformed_total", "counter", "connections closed for malformed packets", c.malformed),
             ("sessions_expired_total", "counter", "sessions expired", c.expired_sessions),
             ("connections", "gauge", "connections now", gauge(self.conns.len())),
+            (
+                "logins",
+                "gauge",
+                "clients that wait for the check of their password",
+                gauge(self.logins.len()),
+            ),
             ("sessions", "gauge", "sessions now", gauge(self.state.sessions.len())),
             ("subscriptions", "gauge", "subscriptions now", gauge(self.state.subscription_count())),
             ("retained", "gauge", "retained messages now", gauge(self.state.retained.len())),

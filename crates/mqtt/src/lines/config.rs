@@ -69,6 +69,8 @@ pub struct Planted {
     pub never_park: bool,
     /// After the last PUBREL nothing happens.
     pub never_give_up: bool,
+    /// A log-in begins each topic anew.
+    pub place_lost: bool,
 }
 
 impl Default for LinesConfig {

@@ -113,6 +113,16 @@ impl Doors {
         for topic in self.topics(&name) {
             match self.broker.door_active(&client(&name, &topic), &topic) {
                 Some(true) => {
+                    if self.config.planted.place_lost
+                        && let Some(conn) = self.attach(id, &name, &topic, now)
+                    {
+                        self.broker.door_end(conn, now);
+                        self.detach(id, &topic, now);
+                        if let Some(conn) = self.attach(id, &name, &topic, now) {
+                            let _ = self.broker.door_subscribe(conn, &topic, now);
+                        }
+                        continue;
+                    }
                     if self.attach(id, &name, &topic, now).is_none() {
                         return self.end(id, "too many connections", now);
                     }
@@ -197,7 +207,9 @@ impl Doors {
         let Some(consumer) = self.consumer(id) else { return };
         let name = consumer.name.clone();
         if consumer.links.contains_key(&topic) {
-            return self.say(id, Ticket(0), "OK");
+            // The record of the subscription may still wait, since an earlier connection of the user.
+            let ticket = self.broker.door_ticket();
+            return self.say(id, ticket, "OK");
         }
         let client = client(&name, &topic);
         if !self.clients.contains(&client) && self.topics(&name).len() >= self.config.max_topics {

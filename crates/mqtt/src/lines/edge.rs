@@ -1,29 +1,27 @@
 //! [`Doors`] behind the edge that serves sockets.
 
 use super::{DoorId, DoorListener, Doors};
+use crate::access::{Denied, Identity, PasswordCheck};
 use crate::broker::{Outbox, Peer};
-use crate::server::OnDead;
+use crate::server::letters::Undertaker;
 use crate::server::machine::{Machine, Origin, Rules};
+use crate::server::post::Desk;
 use bytes::BytesMut;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::{Mark, Signal};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The doors, and where dead letters of MQTT clients go.
+/// The doors, where dead letters of MQTT clients go, and messages of this process.
 pub(crate) struct DoorsBehind {
     pub(crate) doors: Doors,
-    pub(crate) on_dead: Option<OnDead>,
+    pub(crate) undertaker: Undertaker,
+    pub(crate) desk: Desk,
 }
 
 impl DoorsBehind {
-    /// Hands on the messages that did not arrive.
-    fn bury(&mut self) {
-        let dead = self.doors.dead_letters();
-        if !dead.is_empty()
-            && let Some(on_dead) = &mut self.on_dead
-        {
-            on_dead(dead);
-        }
+    fn turn(&mut self, now: u64) {
+        self.undertaker.turn(&mut self.doors, now);
+        self.desk.turn(&mut self.doors, now);
     }
 }
 
@@ -48,24 +46,25 @@ impl Machine for DoorsBehind {
 
     fn committed(&mut self, now: u64) {
         self.doors.committed(now);
+        self.turn(now);
     }
 
     fn tick(&mut self, now: u64) {
         self.doors.tick(now);
+        self.turn(now);
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        self.doors.next_deadline()
+        let own = [self.undertaker.deadline(), self.desk.deadline(&self.doors)];
+        own.into_iter().flatten().chain(self.doors.next_deadline()).min()
     }
 
-    fn pending(&mut self) -> Option<Ticket> {
-        // Before the commit of the records that settle them.
-        self.bury();
-        self.doors.pending()
+    fn pending(&mut self) -> Option<Mark> {
+        let own = [self.undertaker.pending(&self.doors), self.desk.pending(&self.doors)];
+        own.into_iter().flatten().map(Mark::committed).chain(self.doors.pending()).reduce(Mark::and)
     }
 
     fn touched(&mut self, out: &mut Vec<DoorId>) {
-        self.bury();
         self.doors.touched(out);
     }
 
@@ -75,6 +74,18 @@ impl Machine for DoorsBehind {
 
     fn written(&mut self, id: DoorId, now: u64) {
         self.doors.written(id, now);
+    }
+
+    fn next_login(&mut self) -> Option<(DoorId, PasswordCheck)> {
+        self.doors.next_login()
+    }
+
+    fn logged_in(&mut self, id: DoorId, result: Result<Identity, Denied>, now: u64) {
+        self.doors.logged_in(id, result, now);
+    }
+
+    fn wake_with(&mut self, signal: Arc<dyn Signal>) {
+        self.desk.wake_with(signal);
     }
 
     fn metrics(&self) -> String {

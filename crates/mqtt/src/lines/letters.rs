@@ -40,7 +40,8 @@ impl Doors {
     pub(super) fn bury_line(&mut self, user: Option<&str>, line: &[u8], reason: &str, now: Millis) -> Ticket {
         let line = payload::to_value(line, Some("text/plain"));
         let line = RawValue::from_string(line).ok();
-        self.post(
+        self.enter(
+            None,
             &Letter {
                 attempts: None,
                 died: now,
@@ -55,32 +56,34 @@ impl Doors {
         )
     }
 
-    /// Messages of this dialect that did not arrive; true if there were some. The record of the letter stands in the
-    /// log before the one that says the message is settled: a crash can double the letter, not lose it.
+    /// Messages of this dialect that did not arrive; true if there were some. The entry in the topic of dead letters and
+    /// that the letter is stored are one record.
     pub(super) fn bury_dead(&mut self, now: Millis) -> bool {
         let mut some = false;
-        for dead in self.broker.dead_letters() {
-            let Some(name) = dead.client.strip_prefix(RESERVED) else {
-                self.dead.push(dead);
-                continue;
-            };
+        for dead in self.broker.door_letters(now) {
+            let name = dead.client.strip_prefix(RESERVED).unwrap_or_default();
             if dead.topic.as_str() == DEAD_LETTERS {
                 // A letter about a letter would have no end.
-                tracing::warn!(client = %*dead.client, reason = dead.reason, "a dead letter did not arrive");
+                tracing::warn!(client = %*dead.client, reason = %dead.reason, "a dead letter did not arrive");
+                self.broker.letters_stored(&[dead.number], now);
                 continue;
             }
             some = true;
             let user = name.split('/').next().filter(|user| !user.is_empty());
-            let msg =
-                RawValue::from_string(payload::to_value(&dead.payload, dead.content_type.as_deref())).ok();
-            self.post(
+            let msg = RawValue::from_string(payload::to_value(
+                &dead.payload,
+                dead.content_type().map(Utf8::as_str),
+            ))
+            .ok();
+            self.enter(
+                Some(dead.number),
                 &Letter {
                     attempts: Some(dead.attempts),
                     died: dead.died,
                     line: None,
                     msg: msg.as_deref(),
                     published: Some(dead.published),
-                    reason: dead.reason,
+                    reason: &dead.reason,
                     topic: Some(&dead.topic),
                     user,
                 },
@@ -90,11 +93,14 @@ impl Doors {
         some
     }
 
-    fn post(&mut self, letter: &Letter<'_>, now: Millis) -> Ticket {
+    fn enter(&mut self, about: Option<u64>, letter: &Letter<'_>, now: Millis) -> Ticket {
         // Strings, numbers and valid JSON cannot fail to be JSON.
         let (payload, properties) = payload::json(serde_json::to_string(letter).unwrap_or_default());
         let message = DoorMessage { topic: Utf8::from_static(DEAD_LETTERS), payload, properties };
-        let ticket = self.broker.door_publish(message, now);
+        let ticket = match about {
+            Some(dead) => self.broker.door_store_letter(dead, message, now),
+            None => self.broker.door_publish(message, now),
+        };
         self.broker.door_store_limit(STORE, self.config.max_letters, now);
         ticket
     }

@@ -143,7 +143,7 @@ impl Doors {
     /// Sends a line when `ticket` is committed, after all that was said before.
     pub(super) fn say(&mut self, id: LineId, ticket: Ticket, text: &str) {
         let ticket = if self.config.planted.reply_before_commit { Ticket(0) } else { ticket };
-        let now = self.broker.door_committed(ticket);
+        let now = self.broker.is_committed(ticket);
         let Some(line) = self.line_mut(id) else { return };
         if now && line.replies.is_empty() {
             line.write(text.as_bytes());
@@ -182,7 +182,7 @@ impl Doors {
     pub(super) fn flush_replies(&mut self, id: LineId) {
         let Some(line) = self.lines.get_mut(id.index()).filter(|line| line.id == id) else { return };
         while let Some((ticket, _)) = line.replies.front()
-            && self.broker.door_committed(*ticket)
+            && self.broker.is_committed(*ticket)
         {
             if let Some((_, text)) = line.replies.pop_front() {
                 line.write(&text);

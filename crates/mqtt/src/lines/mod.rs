@@ -22,19 +22,23 @@ pub use config::{DEAD_LETTERS, DoorListener, LinesConfig, Planted, Role};
 pub(crate) use edge::DoorsBehind;
 pub use line::LineId;
 
-use crate::access::Access;
+use crate::access::{Access, Denied, Identity, PasswordCheck};
 use crate::broker::{
-    Broker, BrokerConfig, BrokerError, ConnId, DeadLetter, ListenerConfig, Outbox, Peer, Refused,
+    Broker, BrokerConfig, BrokerError, ConnId, DeadLetter, ListenerConfig, Outbox, Peer, Post, PostError,
+    Posted, Refused,
 };
 use crate::codec::Utf8;
 use bytes::BytesMut;
 use line::Line;
 use postroad_core::mailbox::Millis;
-use postroad_engine::log::{LogError, LogStore, Ticket};
+use postroad_engine::log::{LogError, LogStore, Mark, Ticket};
 use publisher::Kept;
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+
+/// How often dead letters are looked for in one turn.
+const MAX_BURIALS: usize = 4;
 
 /// A connection of [`Doors`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +71,6 @@ pub struct Doors {
     /// Lines that are not read for now.
     held_back: Vec<LineId>,
     touched: Vec<DoorId>,
-    dead: Vec<DeadLetter>,
     draining: bool,
     // Reused memory.
     seen: Vec<ConnId>,
@@ -83,6 +86,7 @@ impl Doors {
         now: Millis,
     ) -> Result<Self, BrokerError> {
         let mut broker = Broker::open(broker, store, access, now)?;
+        broker.door_takes_letters();
         let held = broker.door_held(publisher::HOLDER)?;
         let clients = broker.door_clients().cloned().collect();
         let mut doors = Self {
@@ -101,7 +105,6 @@ impl Doors {
             waiting: Vec::new(),
             held_back: Vec::new(),
             touched: Vec::new(),
-            dead: Vec::new(),
             draining: false,
             seen: Vec::new(),
         };
@@ -166,7 +169,7 @@ impl Doors {
     }
 
     /// The commit that something waits for.
-    pub fn pending(&mut self) -> Option<Ticket> {
+    pub fn pending(&mut self) -> Option<Mark> {
         self.broker.pending()
     }
 
@@ -219,14 +222,49 @@ impl Doors {
         self.settle(now);
     }
 
+    /// As [`Broker::log_in_elsewhere`]: for clients of MQTT. Those of lines have no passwords.
+    pub fn log_in_elsewhere(&mut self) {
+        self.broker.log_in_elsewhere();
+    }
+
+    /// As [`Broker::next_login`].
+    pub fn next_login(&mut self) -> Option<(DoorId, PasswordCheck)> {
+        self.broker.next_login().map(|(id, check)| (DoorId::Mqtt(id), check))
+    }
+
+    /// As [`Broker::logged_in`].
+    pub fn logged_in(&mut self, id: DoorId, result: Result<Identity, Denied>, now: Millis) {
+        if let DoorId::Mqtt(id) = id {
+            self.broker.logged_in(id, result, now);
+            self.settle(now);
+        }
+    }
+
     pub(crate) fn metrics(&self) -> String {
         self.broker.metrics()
     }
 
-    /// Messages of MQTT clients that did not arrive, since the last call. Those of consumers of the line dialect are
-    /// in the topic [`DEAD_LETTERS`].
-    pub fn dead_letters(&mut self) -> Vec<DeadLetter> {
-        std::mem::take(&mut self.dead)
+    /// The same as [`Broker::dead_letters`] without those of consumers of the line dialect, which are in the topic
+    /// [`DEAD_LETTERS`].
+    pub fn dead_letters(&mut self, now: Millis) -> Vec<DeadLetter> {
+        self.broker.dead_letters(now)
+    }
+
+    /// True if [`Doors::dead_letters`] has something.
+    pub fn has_letters(&self) -> bool {
+        self.broker.has_letters()
+    }
+
+    /// As [`Broker::post`].
+    pub fn post(&mut self, post: Post, now: Millis) -> Result<Posted, PostError> {
+        let posted = self.broker.post(post, now);
+        self.settle(now);
+        posted
+    }
+
+    /// As [`Broker::letters_stored`].
+    pub fn letters_stored(&mut self, numbers: &[u64], now: Millis) {
+        self.broker.letters_stored(numbers, now);
     }
 
     /// Why nothing is promised any more, if so.
@@ -241,14 +279,17 @@ impl Doors {
 
     /// Takes what the broker has for inner connections, as long as it has something.
     fn settle(&mut self, now: Millis) {
+        let mut burials = 0;
         loop {
             let mut seen = std::mem::take(&mut self.seen);
             self.broker.touched(&mut seen);
             if seen.is_empty() {
                 self.seen = seen;
-                if self.bury_dead(now) {
+                burials += 1;
+                if burials <= MAX_BURIALS && self.bury_dead(now) {
                     continue;
                 }
+                self.broker.door_letters_later(now);
                 return;
             }
             for id in seen.drain(..) {

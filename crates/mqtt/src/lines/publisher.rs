@@ -70,7 +70,7 @@ impl Doors {
 
     /// PUBREL
     pub(super) fn pubrel(&mut self, id: LineId, number: u64, now: Millis) {
-        if self.held.get(&number).is_some_and(|kept| !self.broker.door_committed(kept.ticket)) {
+        if self.held.get(&number).is_some_and(|kept| !self.broker.is_committed(kept.ticket)) {
             return self.say_error(id, "unknown msgId");
         }
         let ticket = if self.config.planted.release_in_two {

@@ -1,13 +1,15 @@
 //! The broker behind the edge.
 
 use super::config::{EdgeConfig, Listen};
+use super::letters::{OnDead, Undertaker};
 use super::machine::{Machine, Origin, Output, Rules};
+use super::post::Desk;
 use super::{EdgeServer, ServerError, ServerHandle, SocketOptions, TlsFiles, WebSocketRules};
-use crate::access::Access;
-use crate::broker::{Broker, BrokerConfig, ConnId, DeadLetter, ListenerConfig, Outbox, Peer};
+use crate::access::{Access, Denied, Identity, PasswordCheck};
+use crate::broker::{Broker, BrokerConfig, ConnId, ListenerConfig, Outbox, Peer};
 use crate::lines::{DoorListener, Doors, DoorsBehind, LinesConfig, Role};
 use bytes::BytesMut;
-use postroad_engine::log::{LogStore, Ticket};
+use postroad_engine::log::{LogStore, Mark, Signal};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,9 +85,6 @@ pub struct LinesOptions {
     pub lines: LinesConfig,
 }
 
-/// Takes messages that did not arrive.
-pub type OnDead = Box<dyn FnMut(Vec<DeadLetter>) + Send>;
-
 /// An MQTT server that listens.
 pub struct Server {
     edge: Edge,
@@ -152,10 +151,13 @@ impl Server {
         }
     }
 
-    /// `on_dead` is called with messages that did not arrive, on the thread of the broker. Without it they are gone.
+    /// `on_dead` stores messages that did not arrive. Without it the broker keeps the newest
+    /// [`BrokerConfig::max_letters`], for subscribers of `$dead/#` only.
     #[must_use]
     pub fn on_dead(mut self, on_dead: OnDead) -> Self {
         self.on_dead = Some(on_dead);
+        // They are kept until they are stored.
+        self.broker.max_letters = usize::MAX;
         self
     }
 
@@ -180,21 +182,25 @@ impl Server {
     ///
     /// After an error the broker is gone, and the process should end: [`ServerError::Panicked`] is never survived.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let desk = Desk::new(self.handle().inbox);
         let Self { edge, store, access, broker, drain_timeout, on_dead } = self;
+        let undertaker = Undertaker::new(on_dead);
         match edge {
             Edge::Mqtt(edge) => {
                 let open = move |now| {
-                    let broker =
+                    let mut broker =
                         Broker::open(broker, store, access, now).map_err(|error| error.to_string())?;
-                    Ok(Behind { broker, on_dead })
+                    broker.log_in_elsewhere();
+                    Ok(Behind { broker, undertaker, desk })
                 };
                 edge.run(open, shutdown, drain_timeout).await
             }
             Edge::Doors(edge, lines) => {
                 let open = move |now| {
-                    let doors =
+                    let mut doors =
                         Doors::open(broker, lines, store, access, now).map_err(|error| error.to_string())?;
-                    Ok(DoorsBehind { doors, on_dead })
+                    doors.log_in_elsewhere();
+                    Ok(DoorsBehind { doors, undertaker, desk })
                 };
                 edge.run(open, shutdown, drain_timeout).await
             }
@@ -221,21 +227,17 @@ fn edge_config<L>(config: &ServerConfig, listeners: Vec<Listen<L>>) -> EdgeConfi
     }
 }
 
-/// The broker, and where its dead letters go.
+/// The broker, where its dead letters go, and messages of this process.
 struct Behind {
     broker: Broker,
-    on_dead: Option<OnDead>,
+    undertaker: Undertaker,
+    desk: Desk,
 }
 
 impl Behind {
-    /// Hands on the messages that did not arrive.
-    fn bury(&mut self) {
-        let dead = self.broker.dead_letters();
-        if !dead.is_empty()
-            && let Some(on_dead) = &mut self.on_dead
-        {
-            on_dead(dead);
-        }
+    fn turn(&mut self, now: u64) {
+        self.undertaker.turn(&mut self.broker, now);
+        self.desk.turn(&mut self.broker, now);
     }
 }
 
@@ -259,24 +261,25 @@ impl Machine for Behind {
 
     fn committed(&mut self, now: u64) {
         self.broker.committed(now);
+        self.turn(now);
     }
 
     fn tick(&mut self, now: u64) {
         self.broker.tick(now);
+        self.turn(now);
     }
 
     fn next_deadline(&self) -> Option<u64> {
-        self.broker.next_deadline()
+        let own = [self.undertaker.deadline(), self.desk.deadline(&self.broker)];
+        own.into_iter().flatten().chain(self.broker.next_deadline()).min()
     }
 
-    fn pending(&mut self) -> Option<Ticket> {
-        // Before the commit of the records that settle them.
-        self.bury();
-        self.broker.pending()
+    fn pending(&mut self) -> Option<Mark> {
+        let own = [self.undertaker.pending(&self.broker), self.desk.pending(&self.broker)];
+        own.into_iter().flatten().map(Mark::committed).chain(self.broker.pending()).reduce(Mark::and)
     }
 
     fn touched(&mut self, out: &mut Vec<ConnId>) {
-        self.bury();
         self.broker.touched(out);
     }
 
@@ -286,6 +289,18 @@ impl Machine for Behind {
 
     fn written(&mut self, id: ConnId, now: u64) {
         self.broker.written(id, now);
+    }
+
+    fn next_login(&mut self) -> Option<(ConnId, PasswordCheck)> {
+        self.broker.next_login()
+    }
+
+    fn logged_in(&mut self, id: ConnId, result: Result<Identity, Denied>, now: u64) {
+        self.broker.logged_in(id, result, now);
+    }
+
+    fn wake_with(&mut self, signal: Arc<dyn Signal>) {
+        self.desk.wake_with(signal);
     }
 
     fn metrics(&self) -> String {

@@ -9,9 +9,10 @@ use super::connection::{Connection, Wrote};
 use super::counters::Counters;
 use super::machine::Machine;
 use super::signal::CommitSignal;
+use crate::access::Denied;
 use bytes::BytesMut;
 use postroad_core::{Clock as _, SystemClock};
-use postroad_engine::log::{LogStore, Signal, Ticket};
+use postroad_engine::log::{LogStore, Mark, Signal};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -28,6 +29,14 @@ const ROUNDS: usize = 4;
 /// A disk that takes longer is not waited for on this thread for a while.
 const SLOW_COMMIT: Duration = Duration::from_millis(2);
 const SLOW_REST: Duration = Duration::from_secs(1);
+
+/// Passwords that are checked at once: two, if that leaves a processor for the thread that serves.
+pub(super) const MAX_CHECKS: usize = 2;
+
+fn check_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    processors.saturating_sub(1).clamp(1, MAX_CHECKS)
+}
 
 pub(super) struct Edge<M: Machine> {
     pub(super) machine: RefCell<M>,
@@ -47,8 +56,11 @@ pub(super) struct Edge<M: Machine> {
     pub(super) inputs: Cell<u32>,
     signal: Arc<CommitSignal>,
     // The commit this thread is to be told of.
-    asked: Cell<Option<Ticket>>,
+    asked: Cell<Mark>,
     no_inline_before: Cell<Option<Instant>>,
+    // Passwords that are being checked on other threads, and how many at once.
+    checking: Cell<usize>,
+    check_threads: usize,
     touched: RefCell<Vec<M::Id>>,
     pub(super) closed: Notify,
     pub(super) panicked: Notify,
@@ -88,12 +100,19 @@ impl<M: Machine> Edge<M> {
             turn_waker: RefCell::new(None),
             inputs: Cell::new(0),
             signal: Arc::new(CommitSignal::default()),
-            asked: Cell::new(None),
+            asked: Cell::new(Mark::NOW),
             no_inline_before: Cell::new(None),
+            checking: Cell::new(0),
+            check_threads: check_threads(),
             touched: RefCell::new(Vec::new()),
             closed: Notify::new(),
             panicked: Notify::new(),
         })
+    }
+
+    /// Wakes the turn from any thread.
+    pub(super) fn signal(&self) -> Arc<dyn Signal> {
+        self.signal.clone()
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -192,8 +211,26 @@ impl<M: Machine> Edge<M> {
         self.signal.register(waker);
     }
 
-    /// Gets commits going, tells the machine of those that are done, and writes.
-    fn turn(&self) {
+    /// Gets passwords checked on other threads: hashes here would hold up everybody.
+    fn check_passwords(self: &Rc<Self>) {
+        while self.checking.get() < self.check_threads {
+            let Some((id, check)) = self.machine.borrow_mut().next_login() else { return };
+            self.checking.set(self.checking.get() + 1);
+            let edge = self.clone();
+            self.spawn(async move {
+                let result = tokio::task::spawn_blocking(move || check.run()).await;
+                edge.checking.set(edge.checking.get() - 1);
+                // Nobody gets in by a check that panicked.
+                let result = result.unwrap_or(Err(Denied::NotAuthorized));
+                edge.machine.borrow_mut().logged_in(id, result, edge.now());
+                edge.want_turn();
+            });
+        }
+    }
+
+    /// Gets commits and checks going, tells the machine of commits that are done, and writes.
+    fn turn(self: &Rc<Self>) {
+        self.check_passwords();
         self.counters.turns.add(1);
         let now = self.now();
         let lone = self.inputs.replace(0) <= 1;
@@ -228,7 +265,7 @@ impl<M: Machine> Edge<M> {
 
     /// True if something was committed and there may be more to commit.
     fn commit(&self, lone: bool, now: u64) -> bool {
-        let Some(ticket) = self.machine.borrow_mut().pending() else { return false };
+        let Some(mark) = self.machine.borrow_mut().pending() else { return false };
         let began = Instant::now();
         // A lone client pays for no hand-off to another thread; with more of them, one commit fills while another is on
         // the disk.
@@ -239,24 +276,28 @@ impl<M: Machine> Edge<M> {
                 self.no_inline_before.set(Some(began + SLOW_REST));
             }
         }
-        if self.store.committed() >= ticket {
+        if mark.beyond(self.store.mark()) != mark {
             self.machine.borrow_mut().committed(now);
             return true;
         }
-        if self.asked.replace(Some(ticket)) != Some(ticket) {
-            let signal: Arc<dyn Signal> = self.signal.clone();
-            self.store.notify(ticket, &signal);
+        let asked = self.asked.replace(self.asked.get().and(mark));
+        let signal = || -> Arc<dyn Signal> { self.signal.clone() };
+        if mark.committed > asked.committed {
+            self.store.notify(mark.committed, &signal());
+        }
+        if mark.written > asked.written {
+            self.store.notify_written(mark.written, &signal());
         }
         false
     }
 
     fn committed(&self, now: u64) {
-        let Some(ticket) = self.asked.get() else { return };
-        if self.store.committed() >= ticket {
-            self.asked.set(None);
-        } else if self.store.failure().is_none() {
+        let asked = self.asked.get();
+        let left = asked.beyond(self.store.mark());
+        if asked == Mark::NOW || left == asked && self.store.failure().is_none() {
             return;
         }
+        self.asked.set(left);
         self.machine.borrow_mut().committed(now);
     }
 

@@ -1,7 +1,8 @@
 //! What the edge asks of the broker behind it.
 
+use crate::access::{Denied, Identity, PasswordCheck};
 use bytes::BytesMut;
-use postroad_engine::log::Ticket;
+use postroad_engine::log::{Mark, Signal};
 use std::hash::Hash;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ pub(crate) trait Machine: Sized + 'static {
     /// When [`Machine::tick`] is wanted next.
     fn next_deadline(&self) -> Option<u64>;
     /// What it waits for.
-    fn pending(&mut self) -> Option<Ticket>;
+    fn pending(&mut self) -> Option<Mark>;
     /// Connections with something to write, to close, or to read again since the last call.
     fn touched(&mut self, out: &mut Vec<Self::Id>);
     /// `None`: the connection is not known any more.
@@ -41,6 +42,14 @@ pub(crate) trait Machine: Sized + 'static {
     fn written(&mut self, id: Self::Id, now: u64);
     /// May the socket be read now? After `false` the connection is touched when it may.
     fn wants_input(&mut self, id: Self::Id) -> bool;
+    /// A password to be checked on another thread; [`Machine::logged_in`] is to follow.
+    fn next_login(&mut self) -> Option<(Self::Id, PasswordCheck)> {
+        None
+    }
+    /// What became of a check; the connection may be gone.
+    fn logged_in(&mut self, _id: Self::Id, _result: Result<Identity, Denied>, _now: u64) {}
+    /// What wakes the edge, from any thread.
+    fn wake_with(&mut self, _signal: Arc<dyn Signal>) {}
     /// Its counters, as Prometheus reads them.
     fn metrics(&self) -> String {
         String::new()

@@ -10,7 +10,9 @@ mod config;
 mod connection;
 mod counters;
 mod edge;
+pub(crate) mod letters;
 pub(crate) mod machine;
+pub(crate) mod post;
 mod signal;
 mod stream;
 #[cfg(test)]
@@ -19,13 +21,15 @@ mod tls;
 mod upgrade;
 mod websocket;
 
+use crate::broker::{Post, PostError};
 use accept::{Bound, Door};
-pub use broker::{LinesOptions, ListenerOptions, OnDead, Server, ServerConfig};
+pub use broker::{LinesOptions, ListenerOptions, Server, ServerConfig};
 use config::EdgeConfig;
 pub use config::{SocketOptions, TlsFiles, WebSocketRules};
 use counters::Counters;
 pub use counters::ServerStats;
 use edge::Edge;
+pub use letters::OnDead;
 use machine::Machine;
 use postroad_core::{Clock as _, SystemClock};
 use postroad_engine::log::LogStore;
@@ -73,9 +77,25 @@ pub enum ServerError {
 pub struct ServerHandle {
     certificates: Vec<Arc<Certificates>>,
     counters: Arc<Counters>,
+    inbox: Arc<post::Inbox>,
 }
 
 impl ServerHandle {
+    /// Publishes messages at QoS 2, in the log; `answer` is called with what became of each when all are committed, on
+    /// the thread of the broker, which it must not hold up. Before [`Server::run`] they wait for it.
+    pub fn post(&self, posts: Vec<Post>, answer: impl FnOnce(Vec<Result<(), PostError>>) + Send + 'static) {
+        self.inbox.leave(posts, Box::new(answer));
+    }
+
+    /// Publishes a message at QoS 2 and waits until it is committed.
+    pub async fn publish(&self, post: Post) -> Result<(), PostError> {
+        let (done, answer) = oneshot::channel();
+        self.post(vec![post], move |mut results| {
+            let _ = done.send(results.pop().unwrap_or(Err(PostError::Stopped)));
+        });
+        answer.await.unwrap_or(Err(PostError::Stopped))
+    }
+
     /// Reads the certificates of all listeners again, for connections to come. Where that fails the old ones stay, and
     /// the first error is given.
     pub fn reload_certificates(&self) -> Result<(), ServerError> {
@@ -112,7 +132,7 @@ impl<L: machine::Rules> EdgeServer<L> {
         let certificates = bound.iter().filter_map(|bound| bound.certificates.clone()).collect();
         Ok(Self {
             bound,
-            handle: ServerHandle { certificates, counters: Arc::default() },
+            handle: ServerHandle { certificates, counters: Arc::default(), inbox: Arc::default() },
             store,
             max_connections: config.max_connections,
             max_partial: config.max_partial,
@@ -165,6 +185,7 @@ impl<L: machine::Rules> EdgeServer<L> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .max_blocking_threads(edge::MAX_CHECKS)
             .build_local(tokio::runtime::LocalOptions::default())?;
         let clock = SystemClock::new();
         let machine = open(clock.now().as_millis()).map_err(ServerError::Open)?;
@@ -177,6 +198,7 @@ impl<L: machine::Rules> EdgeServer<L> {
             self.max_partial,
             self.write_timeout,
         );
+        edge.machine.borrow_mut().wake_with(edge.signal());
         runtime.block_on(async {
             edge.spawn(edge.clone().turns());
             let mut accepting = Vec::new();

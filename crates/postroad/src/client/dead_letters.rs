@@ -72,7 +72,8 @@ async fn list_topics(client: &Client) -> Result<(), Failure> {
     let topics: Topics = read(&client.topics(Some("$dead/>")).await.map_err(failed)?)?;
     for dead in topics.topics {
         let topic = dead.strip_prefix(PREFIX).unwrap_or(&dead);
-        let Some(stats) = stats(client, topic).await? else { continue };
+        // Not of the topic itself: what came by another protocol has none.
+        let Some(stats) = stats(client, &dead).await? else { continue };
         if stats.dead > 0 && !say(&format!("{topic}\t{}", stats.dead))? {
             break;
         }

@@ -18,10 +18,34 @@ pub(crate) enum Overflow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Durability {
-    /// When it is committed: as durable as `journal.sync` says.
-    Log,
+    /// When it is on the disk, if `journal.sync` is not weaker.
+    Fsync,
+    /// When it is written to the operating system: the end of the process does not lose it, a power failure may.
+    Os,
     /// At once; it is gone with the process.
     Memory,
+}
+
+/// The durability of one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ListenerDurability {
+    /// As `mqtt.durability` says.
+    Default,
+    Fsync,
+    Os,
+    Memory,
+}
+
+impl ListenerDurability {
+    pub(crate) fn or(self, default: Durability) -> Durability {
+        match self {
+            Self::Default => default,
+            Self::Fsync => Durability::Fsync,
+            Self::Os => Durability::Os,
+            Self::Memory => Durability::Memory,
+        }
+    }
 }
 
 /// A durability for the topics that a filter matches.
@@ -80,6 +104,8 @@ pub(crate) struct Mqtt {
     /// How often `$SYS` is published; 0: never.
     pub(crate) sys_interval: Span,
     pub(crate) durability: Durability,
+    /// Of the listener with TLS.
+    pub(crate) tls_durability: ListenerDurability,
     /// Topics with a durability of their own; the first filter that matches counts.
     pub(crate) rules: Vec<Rule>,
 }
@@ -114,7 +140,8 @@ impl Default for Mqtt {
             max_partial: mib(256),
             write_timeout: seconds(60),
             sys_interval: seconds(10),
-            durability: Durability::Log,
+            durability: Durability::Fsync,
+            tls_durability: ListenerDurability::Default,
             rules: Vec::new(),
         }
     }
@@ -151,10 +178,16 @@ pub(crate) struct Http {
     pub(crate) listen: Listen,
     /// From where browsers may connect, like `https://example.com`; empty: from everywhere.
     pub(crate) origins: Vec<String>,
+    /// Of what comes over WebSocket.
+    pub(crate) durability: ListenerDurability,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::At(([127, 0, 0, 1], 8080).into()), origins: Vec::new() }
+        Self {
+            listen: Listen::At(([127, 0, 0, 1], 8080).into()),
+            origins: Vec::new(),
+            durability: ListenerDurability::Default,
+        }
     }
 }

@@ -366,11 +366,7 @@ fn mqtt_2_1_3_1_reserved_flags_and_identifier_0_are_refused() {
             frame(0x80, b"\0\x01\0\0\x01a\x01"),
         ),
         ("SUBSCRIBE identifier 0", frame(0x82, b"\0\0\0\x01a\x01"), frame(0x82, b"\0\0\0\0\x01a\x01")),
-        (
-            "SUBSCRIBE QoS 3 [MQTT-3.8.3-4]",
-            frame(0x82, b"\0\x01\0\x01a\x03"),
-            frame(0x82, b"\0\x01\0\0\x01a\x03"),
-        ),
+        ("SUBSCRIBE QoS 3 (3.8.3.1)", frame(0x82, b"\0\x01\0\x01a\x03"), frame(0x82, b"\0\x01\0\0\x01a\x03")),
         (
             "SUBSCRIBE reserved bits [MQTT-3.8.3-5]",
             frame(0x82, b"\0\x01\0\x01a\xC1"),
@@ -471,7 +467,7 @@ fn reason_codes_that_are_none_are_refused() {
     street.refuses_v5("PUBACK 0x55", &ack_with(4, 1, 0x55), &[0x81, 0x82]);
     street.refuses_v5("PUBREL 0x10", &ack_with(6, 1, 0x10), &[0x81, 0x82]);
     street.refuses_v5("DISCONNECT 0x01", &frame(0xE0, &[0x01]), &[0x81, 0x82]);
-    // [MQTT-3.1.2-23]: an expiry that was 0 in CONNECT cannot be raised.
+    // 3.14.2.2.2: an expiry that was 0 in CONNECT cannot be raised.
     let raise = [&[0][..], &Props::default().with(prop::SESSION_EXPIRY, Value::Four(9)).encode()].concat();
     street.refuses_v5("DISCONNECT with a new session expiry", &frame(0xE0, &raise), &[0x82]);
 }

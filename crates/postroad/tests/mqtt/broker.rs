@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use postroad_testbed::debian;
 
 use crate::client::{Client, Connect};
+use crate::shim::Shim;
 use crate::support::{PATIENCE, Server, Setup, free_port};
 use crate::wire::Version;
 
@@ -52,6 +53,16 @@ impl Broker {
                 .argument("journal.segment_bytes=1MiB"),
         };
         Self::launch(setup, port)
+    }
+
+    /// Postroad, whatever the environment names, with settings of its own and maybe a slow disk.
+    pub(crate) fn with_settings(settings: &[&str], shim: Option<&Shim>) -> Self {
+        let port = free_port();
+        let mut setup = Setup::default().argument("--mqtt").argument(&format!("127.0.0.1:{port}"));
+        for setting in settings.iter().chain(&["journal.segment_bytes=1MiB"]) {
+            setup = setup.argument("--set").argument(setting);
+        }
+        Self::launch(shim.map_or_else(|| setup.clone(), |shim| shim.with(setup.clone())), port)
     }
 
     /// The one to be tested, with a door for WebSocket besides. Another broker's program is told its port in

@@ -55,13 +55,23 @@ pub(crate) struct Connect {
     props: Props,
     will: Option<Will>,
     user: Option<String>,
+    password: Option<Vec<u8>>,
 }
 
 impl Connect {
     /// A session that ends with its connection: Clean Session, or Clean Start without expiry.
     pub(crate) fn new(version: Version, id: &str) -> Self {
         let id = id.to_owned();
-        Self { version, id, clean: true, keep_alive: 0, props: Props::default(), will: None, user: None }
+        Self {
+            version,
+            id,
+            clean: true,
+            keep_alive: 0,
+            props: Props::default(),
+            will: None,
+            user: None,
+            password: None,
+        }
     }
 
     /// A session that outlives its connections.
@@ -101,6 +111,11 @@ impl Connect {
         self
     }
 
+    pub(crate) fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let v5 = self.version == Version::V5;
         let mut flags = u8::from(self.clean) << 1;
@@ -109,6 +124,9 @@ impl Connect {
         }
         if self.user.is_some() {
             flags |= 0x80;
+        }
+        if self.password.is_some() {
+            flags |= 0x40;
         }
         let mut body = string("MQTT");
         body.extend([self.version as u8, flags]);
@@ -127,6 +145,9 @@ impl Connect {
         if let Some(user) = &self.user {
             body.extend(string(user));
         }
+        if let Some(password) = &self.password {
+            body.extend(binary(password));
+        }
         frame(0x10, &body)
     }
 
@@ -141,7 +162,11 @@ impl Connect {
 
     /// Connects and reads CONNACK, whatever it says.
     pub(crate) fn try_open(&self, port: u16) -> io::Result<Client> {
-        let mut client = Client::silent(port, self.version)?;
+        self.try_over(Client::silent(port, self.version)?)
+    }
+
+    /// The same on a connection that is there.
+    pub(crate) fn try_over(&self, mut client: Client) -> io::Result<Client> {
         client.send(&self.encode())?;
         match client.next(PATIENCE)? {
             Some(Packet::Connack { present, code, props }) => {
@@ -153,9 +178,20 @@ impl Connect {
     }
 }
 
+/// What a connection goes over.
+pub(crate) trait Stream: Read + Write + Send {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
 /// A connection.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     pub(crate) version: Version,
     buffer: Vec<u8>,
     /// Read while waiting for something else.
@@ -175,7 +211,12 @@ impl Client {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self {
+        Ok(Self::over(Box::new(stream), version))
+    }
+
+    /// The same over a stream that is there.
+    pub(crate) fn over(stream: Box<dyn Stream>, version: Version) -> Self {
+        Self {
             stream,
             version,
             buffer: Vec::new(),
@@ -184,12 +225,13 @@ impl Client {
             present: false,
             code: 0,
             props: Props::default(),
-        })
+        }
     }
 
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     /// Sends, and the connection must take it.
@@ -210,7 +252,7 @@ impl Client {
             if left.is_zero() {
                 return Ok(None);
             }
-            self.stream.set_read_timeout(Some(left))?;
+            self.stream.socket().set_read_timeout(Some(left))?;
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.buffer.extend(&chunk[..count]),
@@ -445,8 +487,13 @@ impl Client {
         self.closed();
     }
 
+    /// What it goes over.
+    pub(crate) fn into_stream(self) -> Box<dyn Stream> {
+        self.stream
+    }
+
     /// Gone without a word.
     pub(crate) fn cut(self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.stream.socket().shutdown(Shutdown::Both);
     }
 }

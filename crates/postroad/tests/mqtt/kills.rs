@@ -113,12 +113,12 @@ fn judge(load: Load) -> Verdict {
     verdict
 }
 
-fn kills(default: usize) -> usize {
+pub(crate) fn kills(default: usize) -> usize {
     std::env::var("POSTROAD_MQTT_KILLS")
         .map_or(default, |text| text.parse().expect("POSTROAD_MQTT_KILLS is a number"))
 }
 
-fn crowd(deaths: u32) -> Load {
+pub(crate) fn crowd(deaths: u32) -> Load {
     Load {
         publishers: vec![
             Publisher::new("pub-v3", Version::V3, 2),

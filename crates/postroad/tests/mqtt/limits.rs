@@ -71,7 +71,7 @@ fn mqtt_3_3_2_3_4_aliases_of_publishers() {
     assert!(code.is_some_and(|code| [0x82, 0x94].contains(&code)), "{code:02x?}: [MQTT-3.3.2-7]");
 }
 
-/// [MQTT-3.3.2-11], -12, outbound: the server uses aliases up to what the client allows, and none where it allows none.
+/// [MQTT-3.3.2-11], [MQTT-3.1.2-27], outbound: the server uses aliases up to what the client allows, and none where it allows none.
 #[test]
 fn mqtt_3_3_2_11_aliases_of_the_server() {
     let _turn = turn();

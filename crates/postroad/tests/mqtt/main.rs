@@ -13,20 +13,33 @@
 mod support;
 
 mod bad_input;
+#[path = "../blackbox/shim.rs"]
+#[allow(dead_code, reason = "shared with the other tests from outside")]
+mod shim;
+
 mod broker;
 mod client;
+mod dead;
+mod durability;
+mod guarded;
 mod hostile;
 mod kills;
 mod limits;
+mod logins;
 mod look;
 mod messages;
 mod peer;
 mod probes;
 mod qos2;
 mod retained;
+mod rights;
 mod sessions;
+mod settings;
+mod sloth;
+mod stops;
 mod strangers;
 mod subscriptions;
+mod tls;
 mod websocket;
 mod wills;
 mod wire;

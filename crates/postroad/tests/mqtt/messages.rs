@@ -114,7 +114,7 @@ fn mqtt_3_6_2_1_unknown_identifiers_are_named() {
     old.ping();
 }
 
-/// [MQTT-4.4.0-1], 4.3.3: a subscriber's PUBREC with a reason of 0x80 or more, or such a PUBACK, ends the exchange; it
+/// [MQTT-4.4.0-2], 4.3.3: a subscriber's PUBREC with a reason of 0x80 or more, or such a PUBACK, ends the exchange; it
 /// is not sent again, not even after a resume.
 #[test]
 fn mqtt_4_3_3_a_refusal_ends_the_exchange() {

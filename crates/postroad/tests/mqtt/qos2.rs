@@ -177,7 +177,7 @@ fn mqtt_3_3_1_1_retransmissions_carry_dup() {
     }
 }
 
-/// [MQTT-2.2.1-3]: identifiers of PUBRELs that are owed are in use; new messages get others.
+/// [MQTT-2.2.1-4]: identifiers of PUBRELs that are owed are in use; new messages get others.
 #[test]
 fn mqtt_2_2_1_3_new_messages_do_not_take_ids_of_owed_pubrels() {
     let _turn = turn();
@@ -252,7 +252,7 @@ fn mqtt_3_8_4_1_suback_means_that_it_routes() {
     assert_eq!(durable(&broker, Version::V5, "suback-durable").texts(1), ["after"]);
 }
 
-/// [MQTT-4.3.2-5], [MQTT-4.3.3-13]: a queue that was drained before a kill is empty after it.
+/// [MQTT-4.4.0-1]: a queue that was drained before a kill is empty after it.
 #[test]
 fn mqtt_4_3_3_13_a_drained_queue_stays_drained() {
     let _turn = turn();

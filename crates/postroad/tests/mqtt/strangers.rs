@@ -265,7 +265,8 @@ fn shared_by_two_mosquitto_subs(broker: &Broker, version: &str) {
         let ready = format!("mosq/{version}/ready/{name}");
         quietly(&mut mosquitto(&PUB, broker, version, &["-t", &ready, "-m", "ready", "-q", "1", "-r"]))
             .expect("mosquitto_pub");
-        let member = Program::start(&mut mosquitto(&SUB, broker, version, &["-q", "2", "-t", &filter, "-t", &ready]));
+        let member =
+            Program::start(&mut mosquitto(&SUB, broker, version, &["-q", "2", "-t", &filter, "-t", &ready]));
         assert_eq!(member.line().as_deref(), Some("ready"));
         member
     });

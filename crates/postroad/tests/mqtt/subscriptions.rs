@@ -14,7 +14,7 @@ fn with_id(id: u32) -> Props {
     Props::default().with(prop::SUBSCRIPTION_ID, Value::Var(id))
 }
 
-/// [MQTT-4.7.1-2], [MQTT-4.7.1-3], [MQTT-4.7.3-4]: what matches, and what does not.
+/// [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.3-4]: what matches, and what does not.
 #[test]
 fn mqtt_4_7_1_filters_match_by_levels() {
     let _turn = turn();

@@ -21,6 +21,8 @@ pub(crate) mod prop {
     pub(crate) const SESSION_EXPIRY: u8 = 0x11;
     pub(crate) const ASSIGNED_ID: u8 = 0x12;
     pub(crate) const SERVER_KEEP_ALIVE: u8 = 0x13;
+    pub(crate) const AUTH_METHOD: u8 = 0x15;
+    pub(crate) const AUTH_DATA: u8 = 0x16;
     pub(crate) const WILL_DELAY: u8 = 0x18;
     pub(crate) const REQUEST_PROBLEM: u8 = 0x17;
     pub(crate) const RECEIVE_MAXIMUM: u8 = 0x21;
@@ -241,7 +243,7 @@ pub(crate) enum Packet {
     Unsuback { id: u16, codes: Vec<u8> },
     Pingresp,
     Disconnect { code: u8, props: Props },
-    Auth { code: u8 },
+    Auth { code: u8, props: Props },
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -406,10 +408,9 @@ fn decode(version: Version, first: u8, body: &[u8]) -> Packet {
         15 => {
             assert!(v5, "a 3.1.1 server sent AUTH");
             let code = if body.0.is_empty() { 0 } else { body.byte() };
-            if !body.0.is_empty() {
-                body.props("AUTH", &[0x15, 0x16, 0x1F, 0x26]);
-            }
-            Packet::Auth { code }
+            let allowed = &[0x15, 0x16, 0x1F, 0x26];
+            let props = if body.0.is_empty() { Props::default() } else { body.props("AUTH", allowed) };
+            Packet::Auth { code, props }
         }
         other => panic!("a server must not send packet type {other}"),
     };

@@ -101,7 +101,7 @@ impl Credential {
     /// Whether the password is the one. `secret` must always be the same.
     pub(super) fn verify(&self, password: &[u8], secret: &Hash) -> bool {
         let tag = crypto::hmac(secret, password);
-        if self.proven.get().is_some_and(|proven| crypto::same(proven, &tag)) {
+        if self.was_right(&tag) {
             return true;
         }
         let salted = crypto::salted(password, &self.salt, self.iterations);
@@ -110,6 +110,11 @@ impl Credential {
             let _ = self.proven.set(tag);
         }
         right
+    }
+
+    /// Whether the password with this tag, its keyed hash, was right before.
+    pub(super) fn was_right(&self, tag: &Hash) -> bool {
+        self.proven.get().is_some_and(|proven| crypto::same(proven, tag))
     }
 
     pub(in crate::access) fn mark(&self) -> Mark {

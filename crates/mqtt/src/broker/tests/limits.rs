@@ -1,6 +1,6 @@
 //! What clients that come, go and ask leave behind is bounded.
 
-use super::rig::{Rig, id, text};
+use super::rig::{Rig, id, publishes, text};
 use crate::broker::BrokerConfig;
 use crate::codec::{Connect, Packet, Qos, ReasonCode, Subscribe, Subscription, Version};
 use std::time::Duration;
@@ -40,4 +40,21 @@ fn work_queues_and_replays_are_bounded() {
         // A client before 5.0 gets 0x80 for every failure.
         assert_eq!(suback.reasons, [expected], "{name}");
     }
+}
+
+#[test]
+fn qos_0_to_a_client_that_does_not_read_is_bounded_and_a_burst_fits() {
+    let config = BrokerConfig { max_output: 1000, sys_interval: Duration::ZERO, ..BrokerConfig::default() };
+    let mut rig = Rig::with(config, 64 << 20);
+    let reader = rig.clean("r");
+    rig.subscribe(reader, "a", Qos::AtMostOnce);
+    let publisher = rig.clean("p");
+    for n in 0..100 {
+        rig.publish(publisher, "a", &format!("{n:0100}"), Qos::AtMostOnce, 0);
+    }
+    let got = publishes(&rig.receive(reader));
+    assert_eq!(got.len(), 39, "4000 bytes of 105 each, and the one that goes beyond");
+    assert_eq!(rig.broker.counters().dropped, 61);
+    rig.publish(publisher, "a", "later", Qos::AtMostOnce, 0);
+    assert_eq!(publishes(&rig.receive(reader)).len(), 1);
 }

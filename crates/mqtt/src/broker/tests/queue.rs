@@ -117,7 +117,7 @@ fn who_does_not_acknowledge_in_time_or_goes_loses_the_message_to_another() {
     rig.pass(31_000);
     let dead = rig.dead();
     assert_eq!(dead.len(), 1);
-    assert_eq!((dead[0].attempts, dead[0].reason), (3, "deliveries exhausted"));
+    assert_eq!((dead[0].attempts, &*dead[0].reason), (3, "deliveries exhausted"));
     assert_eq!(dead[0].topic.as_str(), "jobs/a");
     rig.pass(60_000);
     assert!(got(&mut rig, other).is_empty());

@@ -34,6 +34,20 @@ fn a_retained_message_of_qos_0_is_there_at_once_and_stored_soon() {
     assert_eq!(publishes(&rig.settle(late)), []);
 }
 
+#[test]
+fn a_retained_message_that_is_not_promised_yet_is_not_shown() {
+    let mut rig = Rig::new();
+    let publisher = rig.clean("p");
+    let reader = rig.clean("r");
+    let mut kept = Publish::new(text("kept"), "kept".to_owned());
+    (kept.retain, kept.qos, kept.packet_id) = (true, Qos::AtLeastOnce, Some(id(1)));
+    rig.send(publisher, &Packet::Publish(kept));
+    let filters = vec![Subscription::new(text("kept"), Qos::AtLeastOnce)];
+    rig.send(reader, &Packet::Subscribe(Subscribe { packet_id: id(9), filters, properties: None }));
+    assert_eq!(publishes(&rig.receive(reader)), []);
+    assert_eq!(publishes(&rig.settle(reader)), [("kept".into(), 1, 1, false)]);
+}
+
 /// A snapshot lets the segment of a retained message go once its copy is committed. A subscription in between must
 /// name the copy.
 #[test]

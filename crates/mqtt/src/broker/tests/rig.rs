@@ -1,6 +1,6 @@
 //! A broker on a simulated disk that can be killed, and clients whose side of the protocol is done by hand.
 
-use crate::access::OpenAccess;
+use super::reasons::Gate;
 use crate::broker::{Broker, BrokerConfig, ConnId, DeadLetter, ListenerConfig, Peer};
 use crate::codec::{
     Ack, Connack, Connect, Decoder, Limits, Packet, PacketId, Publish, Qos, Subscribe, Subscription, Utf8,
@@ -21,6 +21,7 @@ pub(super) struct Rig {
     pub(super) now: u64,
     pub(super) config: BrokerConfig,
     pub(super) listener: Arc<ListenerConfig>,
+    pub(super) gate: Arc<Gate>,
     store: Arc<JournalStore>,
     lives: u64,
     segment_bytes: u64,
@@ -32,6 +33,7 @@ fn open(
     segment_bytes: u64,
     life: u64,
     config: &BrokerConfig,
+    gate: &Arc<Gate>,
     now: u64,
 ) -> (Broker, Arc<JournalStore>) {
     let options = CommitterOptions {
@@ -48,7 +50,7 @@ fn open(
         7 + life,
     );
     let store = Arc::new(store.unwrap());
-    let broker = Broker::open(config.clone(), store.clone(), Arc::new(OpenAccess), now).unwrap();
+    let broker = Broker::open(config.clone(), store.clone(), gate.clone(), now).unwrap();
     (broker, store)
 }
 
@@ -71,9 +73,21 @@ impl Rig {
     pub(super) fn with(config: BrokerConfig, segment_bytes: u64) -> Self {
         let storage = SimStorage::new(1);
         let now = 1_000_000;
-        let (broker, store) = open(&storage, segment_bytes, 0, &config, now);
+        let gate = Arc::<Gate>::default();
+        let (broker, store) = open(&storage, segment_bytes, 0, &config, &gate, now);
         let listener = Arc::new(ListenerConfig::default());
-        Self { broker, storage, now, config, listener, store, lives: 0, segment_bytes, ends: HashMap::new() }
+        Self {
+            broker,
+            storage,
+            now,
+            config,
+            listener,
+            gate,
+            store,
+            lives: 0,
+            segment_bytes,
+            ends: HashMap::new(),
+        }
     }
 
     /// The process dies, and the disk loses what it had not synced.
@@ -81,9 +95,14 @@ impl Rig {
         self.storage.crash(mode);
         self.lives += 1;
         self.ends.clear();
-        let (broker, store) = open(&self.storage, self.segment_bytes, self.lives, &self.config, self.now);
+        let (broker, store) =
+            open(&self.storage, self.segment_bytes, self.lives, &self.config, &self.gate, self.now);
         self.broker = broker;
         self.store = store;
+    }
+
+    pub(super) fn store(&self) -> &JournalStore {
+        &self.store
     }
 
     pub(super) fn pass(&mut self, millis: u64) {
@@ -95,7 +114,14 @@ impl Rig {
     /// Everything that waits is committed.
     pub(super) fn commit(&mut self) {
         while self.broker.pending().is_some() {
-            while self.store.committer().commit_now().unwrap() {}
+            let mut some = false;
+            while self.store.committer().commit_now().unwrap() {
+                some = true;
+            }
+            if !some {
+                // It waits for the sync that comes without anybody asking.
+                self.store.committer().sync_now().unwrap();
+            }
             self.broker.committed(self.now);
         }
     }
@@ -219,7 +245,17 @@ impl Rig {
     }
 
     pub(super) fn dead(&mut self) -> Vec<DeadLetter> {
-        self.broker.dead_letters()
+        self.pass(100);
+        let mut all = Vec::new();
+        loop {
+            let some = self.broker.dead_letters(self.now);
+            if some.is_empty() {
+                break;
+            }
+            all.extend(some);
+            self.pass(1);
+        }
+        all
     }
 }
 

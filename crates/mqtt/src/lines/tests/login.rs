@@ -194,3 +194,17 @@ fn going_down_is_said() {
     assert_eq!(rig.settle(publisher), [super::rig::pubrec_out(1), error("the server goes down")]);
     assert!(rig.closes(publisher));
 }
+
+#[test]
+fn a_sub_that_was_not_answered_on_the_connection_before_is_committed_before_ok() {
+    let mut rig = Rig::new();
+    let first = rig.consumer("amy");
+    rig.send(first, &sub("t"));
+    // The connection breaks before the commit.
+    rig.doors.lost(first, rig.now);
+    let second = rig.dial(Role::Consumers);
+    rig.send(second, "log amy");
+    rig.send(second, &sub("t"));
+    assert_eq!(rig.hear(second), ["Please login!", "Succesfully logged in!"]);
+    assert_eq!(rig.settle(second), ["OK"]);
+}

@@ -2,8 +2,9 @@
 
 use super::rig::{Rig, messages, publish, pubrec, text};
 use crate::broker::{ListenerConfig, Peer};
-use crate::codec::{Ack, Packet, PacketId, Publish, Qos, ReasonCode};
+use crate::codec::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Version};
 use crate::lines::DoorListener;
+use bytes::BytesMut;
 use std::sync::Arc;
 
 fn published(packets: &[Packet]) -> Vec<(Vec<u8>, Qos, Option<String>)> {
@@ -17,6 +18,20 @@ fn published(packets: &[Packet]) -> Vec<(Vec<u8>, Qos, Option<String>)> {
             (p.payload.to_vec(), p.qos, kind.map(str::to_owned))
         })
         .collect()
+}
+
+#[test]
+fn what_comes_at_qos_0_waits_for_its_record_too() {
+    let mut rig = Rig::new();
+    let amy = rig.subscriber("amy", "t");
+    let client = rig.mqtt("m");
+    let mut bytes = BytesMut::new();
+    let publish = Packet::Publish(Publish::new(text("t"), b"on".to_vec()));
+    publish.encode(Version::V5, &mut bytes).unwrap();
+    rig.doors.input(client, &mut bytes, rig.now);
+    // Its name is that of its record: after a crash another message would have it.
+    assert_eq!(rig.hear(amy), [""; 0]);
+    assert_eq!(messages(&rig.settle(amy)), ["on"]);
 }
 
 #[test]

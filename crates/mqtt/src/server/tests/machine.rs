@@ -2,7 +2,7 @@
 
 use super::super::machine::{Machine, Origin, Output, Rules};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use postroad_engine::log::{Log, LogStore, Ticket};
+use postroad_engine::log::{Log, LogStore, Mark, Ticket};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -181,8 +181,8 @@ impl Machine for Commands {
         self.peers.values().filter_map(|peer| peer.held_until).min()
     }
 
-    fn pending(&mut self) -> Option<Ticket> {
-        self.waiting.front().map(|(ticket, ..)| *ticket)
+    fn pending(&mut self) -> Option<Mark> {
+        self.waiting.front().map(|(ticket, ..)| Mark::committed(*ticket))
     }
 
     fn touched(&mut self, out: &mut Vec<u64>) {
