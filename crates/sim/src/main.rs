@@ -19,7 +19,9 @@ postroad-sim [--inhabitant jsonlog|mqtt] [--seed N] [--worlds N] [--minutes M] [
   --plant BUG  a defect that the worlds must find: ack-before-sync, cursor-before-commit,
                glue-on-torn-tail, no-crc-check, no-dir-sync; with mqtt: ack-before-commit,
                release-before-record, id-forgotten, complete-before-record, deliver-before-commit,
-               and the last three of those before
+               letter-after-settle, refusal-forgotten, will-forgotten, line-reply-before-commit,
+               line-release-in-two, line-any-pubcomp, line-packet-ids, line-never-park,
+               line-never-give-up, line-place-lost, and the last three of those before
 ";
 
 /// Worlds between two lines of progress.
@@ -140,6 +142,8 @@ fn mqtt(words: Vec<String>) -> ExitCode {
     let (tally, failure) = campaign::Campaign { seed, worlds, time, threads, plants }.run();
     println!("{tally}");
     let Some(failure) = failure else { return ExitCode::SUCCESS };
+    // The explanation takes a while.
+    println!("seed {}: {}", failure.seed, failure.violation.why);
     println!("{}", campaign::explain(plants, &failure).0);
     println!("again: cargo xtask sim --inhabitant mqtt --seed {}{plant}", failure.seed);
     ExitCode::FAILURE

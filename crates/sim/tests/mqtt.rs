@@ -1,8 +1,7 @@
 //! MQTT worlds without a defect keep every promise; worlds with a defect on purpose do not.
 
-use postroad_sim::mqtt::campaign::{Campaign, STEPS, explain};
+use postroad_sim::mqtt::campaign::{Campaign, STEPS, explain, plan};
 use postroad_sim::mqtt::{Plants, run};
-use postroad_sim::plan::Plan;
 
 const THREADS: usize = 2;
 
@@ -25,7 +24,7 @@ fn every_promise_is_kept() {
 
 #[test]
 fn a_seed_gives_the_same_world_again() {
-    let digest = |seed| run(Plants::default(), &Plan::of(seed, STEPS)).map(|s| s.digest).map_err(|v| v.why);
+    let digest = |seed| run(Plants::default(), &plan(seed)).map(|s| s.digest).map_err(|v| v.why);
     let digests: Vec<_> = (0..10).map(digest).collect();
     assert_eq!(digests, (0..10).map(digest).collect::<Vec<_>>());
     let mut others = digests.clone();
@@ -38,7 +37,7 @@ fn is_found(worlds: u64, name: &str) {
     let plants = Plants::named(name).expect("a defect of that name");
     let (tally, failure) = campaign(0, worlds, plants).run();
     let failure = failure.unwrap_or_else(|| panic!("nothing in {} worlds finds it", tally.worlds));
-    let again = run(plants, &Plan::of(failure.seed, STEPS)).expect_err("the seed replays");
+    let again = run(plants, &plan(failure.seed)).expect_err("the seed replays");
     assert_eq!(again.why, failure.violation.why);
     let (text, steps) = explain(plants, &failure);
     println!("{text}");
@@ -69,6 +68,46 @@ fn catches_a_completion_before_its_record() {
 #[test]
 fn catches_a_delivery_before_its_commit() {
     is_found(300, "deliver-before-commit");
+}
+
+#[test]
+fn catches_a_letter_after_its_settlement() {
+    is_found(600, "letter-after-settle");
+}
+
+#[test]
+fn catches_a_full_queue_that_the_log_does_not_know_of() {
+    is_found(600, "refusal-forgotten");
+}
+
+#[test]
+fn catches_wills_that_a_crash_forgets() {
+    is_found(300, "will-forgotten");
+}
+
+#[test]
+fn catches_answers_to_lines_before_their_commit() {
+    is_found(300, "line-reply-before-commit");
+}
+
+#[test]
+fn catches_a_release_of_a_line_in_two_records() {
+    is_found(300, "line-release-in-two");
+}
+
+#[test]
+fn catches_names_that_are_used_twice() {
+    is_found(300, "line-packet-ids");
+}
+
+#[test]
+fn catches_a_pubcomp_that_is_believed_whatever_its_name() {
+    is_found(600, "line-any-pubcomp");
+}
+
+#[test]
+fn catches_places_that_are_lost_at_the_log_in() {
+    is_found(300, "line-place-lost");
 }
 
 #[test]

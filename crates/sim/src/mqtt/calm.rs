@@ -5,6 +5,8 @@ use super::facts::Fact;
 use super::world::{Check, World};
 use postroad_journal::storage::CrashMode;
 
+/// Milliseconds until something that is worth waiting for.
+const PATIENCE: u64 = 20_000;
 /// Rounds after which a world that still moves counts as stuck.
 const ROUNDS: usize = 3000;
 
@@ -52,9 +54,11 @@ impl World {
                 idle += 1;
                 // What nobody waits for is still written, a little later.
                 self.pass(50);
+            } else if let Some(wait) = self.next_deadline().filter(|wait| *wait <= PATIENCE) {
+                self.pass(wait);
             } else {
                 let restless: Vec<_> = self.clients.iter().flatten().filter(|c| !c.is_at_rest()).collect();
-                let restless: Vec<_> = restless.iter().map(|client| client.role.name.as_str()).collect();
+                let restless: Vec<_> = restless.iter().map(|client| client.name()).collect();
                 return if restless.iter().all(|name| !auditor && *name == "auditor") {
                     Ok(())
                 } else {
@@ -63,6 +67,12 @@ impl World {
             }
         }
         Err("the world does not come to rest".into())
+    }
+
+    /// When the broker has something to do.
+    fn next_deadline(&self) -> Option<u64> {
+        let due = self.life.as_ref()?.doors.next_deadline()?;
+        Some(due.saturating_sub(self.now()).max(1))
     }
 
     /// Everybody gets a turn; true if anything moved.
@@ -88,6 +98,7 @@ impl World {
             moved = true;
         }
         moved |= self.committed();
+        moved |= self.store_letters();
         moved |= self.pump();
         while self.down(0, usize::MAX) {
             moved = true;

@@ -14,7 +14,14 @@ pub const STEPS: usize = 1000;
 const SHRINK_BUDGET: usize = 20_000;
 const SHRINK_TIME: Duration = Duration::from_secs(20);
 /// Facts that an explanation shows.
-const SHOWN: usize = 80;
+const SHOWN: usize = 400;
+
+/// The plan of a seed.
+pub fn plan(seed: u64) -> Plan {
+    let mut plan = Plan::of(seed, STEPS);
+    plan.climate.clients = u32::MAX;
+    plan
+}
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +110,7 @@ impl Campaign {
                             break;
                         }
                         let seed = self.seed.wrapping_add(at);
-                        match run(self.plants, &Plan::of(seed, STEPS)) {
+                        match run(self.plants, &plan(seed)) {
                             Ok(summary) => lock().0.add(&summary),
                             Err(violation) => {
                                 stop.store(true, Ordering::Relaxed);
@@ -125,10 +132,13 @@ impl Campaign {
 
 /// Shrinks a failing world and says what happens in it; also how many steps are left.
 pub fn explain(plants: Plants, failure: &Failure) -> (String, usize) {
-    let plan = Plan::of(failure.seed, STEPS);
+    let plan = plan(failure.seed);
     let started = Instant::now();
-    let small =
-        shrink(&plan, SHRINK_BUDGET, |plan| started.elapsed() < SHRINK_TIME && run(plants, plan).is_err());
+    // What is left must break the same promise.
+    let rule = |why: &str| why.chars().filter(char::is_ascii_lowercase).collect::<String>();
+    let broken = rule(&failure.violation.why);
+    let same = |plan: &Plan| run(plants, plan).is_err_and(|violation| rule(&violation.why) == broken);
+    let small = shrink(&plan, SHRINK_BUDGET, |plan| started.elapsed() < SHRINK_TIME && same(plan));
     let mut text = format!("seed {}: {}\n", failure.seed, failure.violation.why);
     let Err(violation) = run(plants, &small) else {
         text.push_str("it does not fail again: that is a defect of the simulation\n");

@@ -12,14 +12,21 @@
 //!
 //! Where the broker died before it answered, both outcomes are right; the rules ask only for what was promised.
 
+mod deliver;
 mod ends;
+mod lines;
 mod state;
+#[cfg(test)]
+mod tests;
+mod wills;
 
-use super::cast::{AUDITOR, EVER, SHARED, TOPICS};
-use super::facts::{Fact, Id, Seen, Tag, Who};
+pub(super) use deliver::MAX_TRIES;
+
+use super::cast::{AUDITOR, EVER, MEMORY, WILLS};
+use super::facts::{Fact, Id, Seen, Tag, Who, Will};
 use crate::history::Conn;
-use state::{Bind, Door, Message, Session, Sub, matches};
-use std::collections::HashMap;
+use state::{Door, Message, Session, Sub};
+use std::collections::{HashMap, HashSet};
 
 /// A rule that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +74,13 @@ struct Walk<'a> {
     group: HashMap<Tag, u32>,
     apps: HashMap<(Who, Tag), u32>,
     retained: HashMap<u8, Tag>,
+    // Letters, by client id and message: the name of the death, and why.
+    dead: HashMap<(String, Tag), (String, String)>,
+    // Messages of work queues that somebody was done with, and how often they came in this life.
+    done: HashSet<Tag>,
+    tries: HashMap<Tag, u32>,
+    wills: wills::Wills,
+    lines: lines::Lines,
 }
 
 impl<'a> Walk<'a> {
@@ -87,6 +101,11 @@ impl<'a> Walk<'a> {
             group: HashMap::new(),
             apps: HashMap::new(),
             retained: HashMap::new(),
+            dead: HashMap::new(),
+            done: HashSet::new(),
+            tries: HashMap::new(),
+            wills: wills::Wills::default(),
+            lines: lines::Lines::default(),
         }
     }
 
@@ -102,24 +121,34 @@ impl<'a> Walk<'a> {
     fn fact(&mut self, fact: &Fact) -> Rule {
         let (at, now, life) = (self.at, self.now, self.life);
         match *fact {
-            Fact::Opened => (self.life, self.opened) = (life + 1, now),
+            Fact::Opened => {
+                (self.life, self.opened) = (life + 1, now);
+                self.tries.clear();
+                self.wills.opened(now);
+            }
             Fact::Closed => self.closed(),
+            Fact::Stopping => self.wills.stopping(),
             Fact::Drained => self.drained = true,
-            Fact::Connect { conn, who, clean, lasting, window } => {
-                self.connect(conn, who, clean, lasting, window);
+            Fact::Connect { conn, who, clean, lasting, window, will } => {
+                self.connect(conn, who, clean, lasting, window, will);
             }
             Fact::Connack { conn, present } => return self.connack(conn, present),
-            Fact::Gone { conn } => {
+            Fact::Gone { conn, polite } => {
+                self.wills.gone(conn, polite, now, life);
                 if let Some((session, _)) = self.session(conn) {
                     session.part(at, now);
                 }
             }
             Fact::Publish { conn, id, tag, .. } => {
                 let Some(door) = self.doors.get_mut(&conn) else { return Ok(()) };
+                if self.newest.get(&door.who) != Some(&conn) {
+                    // Another connection has taken the session over: nothing is read here any more.
+                    return Ok(());
+                }
                 door.heard = now;
                 self.ids.insert((door.who, id), (tag, life));
                 if let Some(message) = self.messages.get_mut(tag as usize) {
-                    message.came(at, self.seen.sent[tag as usize].qos);
+                    message.came(at, now, life, self.seen.sent[tag as usize].qos);
                 }
             }
             Fact::Taken { conn, id, ok } => {
@@ -140,10 +169,10 @@ impl<'a> Walk<'a> {
                     ));
                 }
             }
-            Fact::Subscribe { conn, id, filter, qos } => {
+            Fact::Subscribe { conn, id, ask } => {
                 if let Some((session, door)) = self.session(conn) {
                     door.heard = now;
-                    door.asking.insert(id, session.ask(filter, qos, at));
+                    door.asking.insert(id, session.ask(ask, at));
                 }
             }
             Fact::Subscribed { conn, id, ok } => {
@@ -159,7 +188,7 @@ impl<'a> Walk<'a> {
             Fact::Unsubscribe { conn, id, filter } => {
                 if let Some((session, door)) = self.session(conn) {
                     door.heard = now;
-                    for sub in session.subs.iter_mut().filter(|sub| sub.filter == filter) {
+                    for sub in session.subs.iter_mut().filter(|sub| sub.ask.filter == filter) {
                         sub.ending.get_or_insert(at);
                     }
                     door.ending.insert(id, filter);
@@ -169,15 +198,21 @@ impl<'a> Walk<'a> {
                 if let Some((session, door)) = self.session(conn)
                     && let Some(filter) = door.ending.remove(&id)
                 {
-                    let of = |sub: &&mut Sub| sub.filter == filter && sub.ending.is_some();
+                    let of = |sub: &&mut Sub| sub.ask.filter == filter && sub.ending.is_some();
                     session.subs.iter_mut().filter(of).for_each(|sub| {
                         sub.ended.get_or_insert(at);
                     });
                 }
             }
-            Fact::Deliver { conn, id, tag, qos, retain, dup } => {
-                return self.deliver(conn, id, tag, qos, retain, dup);
+            Fact::Deliver { conn, id, tag, qos, retain, dup, ids, expiry } => {
+                let delivery = deliver::Delivery { id, tag, qos, retain, dup, ids, expiry };
+                return self.deliver(conn, &delivery);
             }
+            Fact::Refused { conn, id } => self.refused(conn, id),
+            Fact::Dead { ref client, tag, ref id, ref reason } => {
+                return tag.map_or(Ok(()), |tag| self.died(client, tag, id, reason));
+            }
+            Fact::Line { conn, who, ref fact } => return self.line(conn, who, fact),
             Fact::Received { conn, id } => {
                 if let Some((session, door)) = self.session(conn) {
                     door.heard = now;
@@ -191,6 +226,10 @@ impl<'a> Walk<'a> {
                 if let Some((session, door)) = self.session(conn) {
                     door.heard = now;
                     door.in_flight.remove(&id);
+                    if let Some(tag) = door.work.remove(&id) {
+                        self.done.insert(tag);
+                        return Ok(());
+                    }
                     if let Some(bind) = session.binds.get_mut(&id) {
                         bind.settled = bind.qos == 1 || bind.released;
                     }
@@ -217,16 +256,19 @@ impl<'a> Walk<'a> {
             session.part(at, now);
         }
         self.newest.clear();
+        self.wills.closed(now);
     }
 
-    fn connect(&mut self, conn: Conn, who: Who, clean: bool, lasting: u32, window: u16) {
+    fn connect(&mut self, conn: Conn, who: Who, clean: bool, lasting: u32, window: u16, will: Option<Will>) {
         let (at, now, opened) = (self.at, self.now, self.opened);
-        let mut expired = false;
+        let (mut expired, mut anew) = (false, true);
+        self.wills.connect(who, now);
         let before =
             self.newest.insert(who, conn).and_then(|conn| self.doors.get(&conn)).map(|door| door.heard);
-        self.doors.insert(conn, Door::new(who, clean, lasting, window, now));
+        self.doors.insert(conn, Door::new(who, clean, lasting, window, will, now));
         match self.current.get(&who).and_then(|at| self.sessions.get_mut(*at)) {
             Some(session) if session.ended.is_none() => {
+                anew = false;
                 let over = |gone: u64| now > gone.max(opened) + u64::from(session.lasting) * 1000;
                 expired = session.lasting != EVER && session.gone.is_some_and(|(_, gone)| over(gone));
                 session.gone = None;
@@ -247,7 +289,7 @@ impl<'a> Walk<'a> {
             _ => {}
         }
         if let Some(door) = self.doors.get_mut(&conn) {
-            door.expired = expired;
+            (door.expired, door.anew) = (expired, anew);
         }
     }
 
@@ -255,9 +297,12 @@ impl<'a> Walk<'a> {
         let (at, now) = (self.at, self.now);
         let Some(door) = self.doors.get_mut(&conn) else { return Ok(()) };
         let who = door.who;
+        door.greeted = now;
+        let anew = door.anew;
         if self.newest.get(&who) != Some(&conn) {
             return Ok(());
         }
+        self.wills.connack(who, conn, door.will, at, self.life);
         let old = self.current.get(&who).copied();
         let session =
             old.and_then(|old| self.sessions.get_mut(old)).filter(|session| session.ended.is_none());
@@ -265,7 +310,9 @@ impl<'a> Walk<'a> {
             if door.clean {
                 return Err("session present, and a new one was asked for".into());
             }
-            let Some(session) = session else { return Err("session present, and there was none".into()) };
+            let Some(session) = session.filter(|_| !anew) else {
+                return Err("session present, and there was none".into());
+            };
             if door.expired {
                 return Err("session present, and it had expired".into());
             }
@@ -287,132 +334,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn deliver(&mut self, conn: Conn, id: Id, tag: Option<Tag>, qos: u8, retain: bool, dup: bool) -> Rule {
-        let (at, seen, drained, life) = (self.at, self.seen, self.drained, self.life);
-        let message = tag.and_then(|tag| self.messages.get(tag as usize)).cloned().unwrap_or_default();
-        let Some((session, door)) = self.session(conn) else { return Ok(()) };
-        let who = session.who;
-        if drained && who != AUDITOR && session.lasting == EVER {
-            return Err(format!("message {tag:?} comes to c{who} again, and all was settled"));
-        }
-        let sent = tag.and_then(|tag| seen.sent.get(tag as usize));
-        let topic = sent.map(|sent| TOPICS[usize::from(sent.topic)]);
-        if let (Some(sent), Some(topic)) = (sent, topic) {
-            let asked = |sub: &&Sub| {
-                let late = if sub.filter == SHARED || retain { at } else { message.last };
-                matches(sub.filter, topic)
-                    && sub.asked <= late
-                    && sub.ended.is_none_or(|ended| ended >= message.first)
-            };
-            let most = session.subs.iter().filter(asked).map(|sub| sub.qos.min(sent.qos)).max();
-            if most.is_none_or(|most| qos > most) {
-                return Err(format!("message {tag:?} comes to c{who} at QoS {qos}, who asked for {most:?}"));
-            }
-            if retain && !sent.retain {
-                return Err(format!("message {tag:?} was not retained"));
-            }
-        }
-        if qos == 0 {
-            if let (Some(tag), false, Some(0)) = (tag, retain, sent.map(|sent| sent.qos))
-                && session.got.insert(tag, 1).is_some()
-            {
-                return Err(format!("message {tag} of QoS 0 comes to c{who} twice"));
-            }
-            if who == AUDITOR && retain {
-                self.audit(tag);
-            }
-            return Ok(());
-        }
-        if !door.in_flight.insert(id) {
-            return Err(format!("id {id} is sent to c{who} twice on one connection"));
-        }
-        if door.in_flight.len() > usize::from(door.window) {
-            return Err(format!(
-                "{} messages at once to c{who}, who takes {}",
-                door.in_flight.len(),
-                door.window
-            ));
-        }
-        let bind = Bind {
-            tag,
-            qos,
-            retain,
-            received: false,
-            released: false,
-            settled: false,
-            doubtful: false,
-            life,
-        };
-        if let Some(old) = session.binds.get_mut(&id).filter(|old| old.doubtful && old.is_same(&bind)) {
-            *old = bind;
-            return Ok(());
-        }
-        // An id of QoS 1 may stand for another message after a crash: its receiver keeps no state.
-        let free = |old: &Bind| old.settled || old.qos == 1 && old.life != life;
-        let sure = |old: &&mut Bind| !old.doubtful && (!free(old) || old.is_same(&bind));
-        if let Some(old) = session.binds.get_mut(&id).filter(sure) {
-            if !old.is_same(&bind) {
-                return Err(format!("id {id} to c{who} is of message {:?} and of {tag:?}", old.tag));
-            }
-            if old.released {
-                return Err(format!("message {tag:?} comes to c{who} again after PUBREL {id}"));
-            }
-            // A publisher may publish a message of QoS 1 twice, and the second be the first of this number that is logged.
-            let twice = sent.is_some_and(|sent| sent.qos == 1) && old.life != life;
-            if !dup && !twice {
-                return Err(format!("message {tag:?} comes to c{who} again, without DUP"));
-            }
-            old.settled = false;
-            return Ok(());
-        }
-        session.binds.insert(id, bind);
-        let (Some(tag), Some(sent)) = (tag, sent) else { return Ok(()) };
-        if retain {
-            if who == AUDITOR {
-                self.audit(Some(tag));
-            }
-            return Ok(());
-        }
-        let got = session.got.entry(tag).or_default();
-        *got += 1;
-        // At QoS 1 the same message may be published twice.
-        if qos == 2 && *got > 1 {
-            return Err(format!("message {tag} comes to c{who} twice: again under id {id}"));
-        }
-        let shared = topic.is_some_and(|topic| topic.starts_with("s/"));
-        if !shared && sent.qos == 2 {
-            let last = session.order.insert((sent.by, sent.topic, qos), tag);
-            // Who was not there when it came for the first time may get it late: nobody had to remember it.
-            let there = |sub: &Sub| {
-                topic.is_some_and(|topic| matches(sub.filter, topic))
-                    && sub.sure.is_some_and(|sure| sure < message.first)
-            };
-            if last.is_some_and(|last| last > tag) && session.subs.iter().any(there) {
-                return Err(format!("message {tag} comes to c{who} after {last:?}"));
-            }
-        }
-        if shared && qos == 2 && session.lasting == EVER {
-            let got = self.group.entry(tag).or_default();
-            *got += 1;
-            if *got > 1 {
-                return Err(format!("message {tag} comes to two members of the group"));
-            }
-        }
-        Ok(())
-    }
-
-    /// The auditor asked what is retained.
-    fn audit(&mut self, tag: Option<Tag>) {
-        if let Some(tag) = tag {
-            self.retained.insert(self.seen.sent[tag as usize].topic, tag);
-        }
-    }
-
     fn released(&mut self, conn: Conn, id: Id) -> Rule {
-        let drained = self.drained;
+        let (seen, drained) = (self.seen, self.drained);
         let Some((session, _)) = self.session(conn) else { return Ok(()) };
         let who = session.who;
-        if drained && who != AUDITOR && session.lasting == EVER {
+        let tag = session.binds.get(&id).and_then(|bind| bind.tag);
+        let will = tag.is_some_and(|tag| seen.sent[tag as usize].topic == WILLS);
+        if drained && who != AUDITOR && session.lasting == EVER && !will {
             return Err(format!("PUBREL {id} comes to c{who} again, and all was settled"));
         }
         match session.binds.get_mut(&id) {
@@ -421,5 +349,42 @@ impl<'a> Walk<'a> {
             _ => return Err(format!("PUBREL {id} to c{who}, from whom no PUBREC came")),
         }
         Ok(())
+    }
+
+    /// The client wants nothing of a message.
+    fn refused(&mut self, conn: Conn, id: Id) {
+        let now = self.now;
+        let Some((session, door)) = self.session(conn) else { return };
+        door.heard = now;
+        door.in_flight.remove(&id);
+        if door.work.remove(&id).is_some() {
+            return;
+        }
+        if let Some(bind) = session.binds.get_mut(&id) {
+            bind.refused = true;
+            session.refused.extend(bind.tag);
+        }
+    }
+
+    /// A letter is stored.
+    fn died(&mut self, client: &str, tag: Tag, id: &str, reason: &str) -> Rule {
+        let sent = &self.seen.sent[tag as usize];
+        let message = &self.messages[tag as usize];
+        if reason == "it expired"
+            && sent.expires.is_none_or(|after| self.now < message.first_time + u64::from(after) * 1000)
+        {
+            return Err(format!("message {tag} is said to have expired, and had not"));
+        }
+        let key = (client.to_owned(), tag);
+        match self.dead.get(&key) {
+            // At QoS 1 the same message may be published twice; of what only memory has nothing is known after a crash.
+            Some((other, _)) if sent.qos == 2 && other != id && sent.topic != MEMORY => {
+                Err(format!("message {tag} died twice for {client}: {other}, {id}"))
+            }
+            _ => {
+                self.dead.insert(key, (id.to_owned(), reason.to_owned()));
+                Ok(())
+            }
+        }
     }
 }

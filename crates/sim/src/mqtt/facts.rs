@@ -3,6 +3,7 @@
 //! A packet counts when its last byte enters or leaves the broker, not when it reaches a client: a promise counts from the
 //! moment it left.
 
+use super::cast::Ask;
 use crate::history::Conn;
 
 /// A client, by its place in the cast.
@@ -13,7 +14,7 @@ pub type Tag = u32;
 pub type Id = u16;
 
 /// A message that a client published.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Sent {
     /// Who published it.
     pub by: Who,
@@ -27,6 +28,10 @@ pub struct Sent {
     pub empty: bool,
     /// Bytes of filling.
     pub size: usize,
+    /// Seconds after which it expires.
+    pub expires: Option<u32>,
+    /// It was published as a line.
+    pub line: bool,
 }
 
 /// Something that happened at the door of the broker.
@@ -35,16 +40,18 @@ pub struct Sent {
 pub enum Fact {
     /// The broker began to serve what the disk held.
     Opened,
+    /// The broker is stopped politely.
+    Stopping,
     /// The broker was stopped or killed: its connections are gone.
     Closed,
     /// Everybody has what is theirs: from here on nothing of it may come again.
     Drained,
     /// CONNECT came in. `lasting`: seconds that the session outlives its connection.
-    Connect { conn: Conn, who: Who, clean: bool, lasting: u32, window: u16 },
+    Connect { conn: Conn, who: Who, clean: bool, lasting: u32, window: u16, will: Option<Will> },
     /// CONNACK left.
     Connack { conn: Conn, present: bool },
     /// The broker let go of a connection, or a polite DISCONNECT came in.
-    Gone { conn: Conn },
+    Gone { conn: Conn, polite: bool },
     /// PUBLISH came in.
     Publish { conn: Conn, id: Id, tag: Tag, dup: bool },
     /// PUBACK or PUBREC left.
@@ -54,25 +61,134 @@ pub enum Fact {
     /// PUBCOMP left; `known`: the id was.
     Complete { conn: Conn, id: Id, known: bool },
     /// SUBSCRIBE came in, for one of [`super::cast::FILTERS`].
-    Subscribe { conn: Conn, id: Id, filter: u8, qos: u8 },
+    Subscribe { conn: Conn, id: Id, ask: Ask },
     /// SUBACK left.
     Subscribed { conn: Conn, id: Id, ok: bool },
     /// UNSUBSCRIBE came in.
     Unsubscribe { conn: Conn, id: Id, filter: u8 },
     /// UNSUBACK left.
     Unsubscribed { conn: Conn, id: Id },
-    /// PUBLISH left. `id` is 0 at QoS 0; `tag` is `None` without a payload.
-    Deliver { conn: Conn, id: Id, tag: Option<Tag>, qos: u8, retain: bool, dup: bool },
+    /// PUBLISH left. `id` is 0 at QoS 0; `tag` is `None` without a payload. `ids` has a bit for each identifier of a
+    /// subscription; `expiry` is what is left.
+    Deliver {
+        conn: Conn,
+        id: Id,
+        tag: Option<Tag>,
+        qos: u8,
+        retain: bool,
+        dup: bool,
+        ids: u32,
+        expiry: Option<u32>,
+    },
     /// PUBREC came in.
     Received { conn: Conn, id: Id },
     /// PUBREL left.
     Released { conn: Conn, id: Id },
     /// PUBACK or PUBCOMP came in.
     Settled { conn: Conn, id: Id },
+    /// PUBACK or PUBREC came in, with a reason to refuse.
+    Refused { conn: Conn, id: Id },
+    /// A dead letter is stored. `client`: who did not get the message; `id` names the death.
+    Dead { client: String, tag: Option<Tag>, id: String, reason: String },
+    /// Something of the line dialect.
+    Line { conn: Conn, who: Who, fact: LineFact },
     /// The application of a client got a message, whatever the protocol repeated.
     App { who: Who, tag: Tag, retain: bool },
     /// The door or a client saw what the protocol forbids.
     Wrong(String),
+}
+
+/// The will that comes with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Will {
+    /// The message.
+    pub tag: Tag,
+    /// Seconds after the end of the connection.
+    pub delay: u32,
+}
+
+/// A name of a message in the line dialect.
+pub type Name = u64;
+
+/// Something that happened at a door of the line dialect. An answer is noted with what it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // the fields are those of the lines
+pub enum LineFact {
+    /// PUB came in.
+    Put {
+        tag: Tag,
+    },
+    /// PUBREC left.
+    Held {
+        tag: Tag,
+        name: Name,
+    },
+    /// PUBREL came in.
+    Let {
+        name: Name,
+    },
+    /// PUBCOMP left.
+    Done {
+        name: Name,
+    },
+    /// The log-in was answered.
+    Welcome,
+    /// SUB came in, OK left.
+    Sub {
+        topic: u8,
+    },
+    Subbed {
+        topic: u8,
+    },
+    /// UNSUB came in, OK left.
+    Unsub {
+        topic: u8,
+    },
+    Unsubbed {
+        topic: u8,
+    },
+    /// PUB left. `tag` is `None` without a payload.
+    Deliver {
+        topic: u8,
+        name: Name,
+        tag: Option<Tag>,
+    },
+    /// A dead letter left: of a message, or of a line that was no command.
+    Letter {
+        name: Name,
+        tag: Option<Tag>,
+        junk: Option<u32>,
+    },
+    /// PUBREC came in, OK left.
+    Received {
+        name: Name,
+    },
+    Recorded {
+        name: Name,
+    },
+    /// PUBREL left.
+    Released {
+        name: Name,
+    },
+    /// PUBCOMP came in, OK left.
+    Settled {
+        name: Name,
+    },
+    Completed {
+        name: Name,
+    },
+    /// A line that is no command came in, and its answer left.
+    Junk {
+        junk: u32,
+    },
+    Refused {
+        junk: u32,
+    },
+    /// An error left, for what: `None` if it was not asked for.
+    Error {
+        to: Option<Box<Self>>,
+        why: String,
+    },
 }
 
 /// Everything seen in one world.
@@ -86,6 +202,10 @@ pub struct Seen {
     pub sent: Vec<Sent>,
     /// Handshakes of QoS 2 that clients saw to their end as publishers, and as subscribers.
     pub exchanges: (u64, u64),
+    /// Lines that are no commands, so far.
+    pub junk: u32,
+    /// Queues of this world are small.
+    pub overflows: bool,
 }
 
 impl Seen {
@@ -101,7 +221,9 @@ impl Seen {
             return Vec::new();
         }
         let filling = || "p".repeat(sent.size);
-        match tag % 3 {
+        // A line is text.
+        let kind = if sent.line { [0, 1, 1] } else { [0, 1, 2] }[tag as usize % 3];
+        match kind {
             0 => format!("{{\"t\":{tag},\"p\":\"{}\"}}", filling()).into_bytes(),
             1 => format!("{tag} \"{}\n", filling()).into_bytes(),
             _ => [&[0xff][..], &tag.to_be_bytes(), filling().as_bytes()].concat(),

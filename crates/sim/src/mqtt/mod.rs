@@ -9,6 +9,11 @@ pub mod cast;
 pub mod check;
 mod client;
 pub mod facts;
+mod guest;
+mod kills;
+mod line_tap;
+mod lines;
+mod pipes;
 mod tap;
 mod world;
 
@@ -19,6 +24,8 @@ pub use world::run;
 pub struct Plants {
     /// Of the broker.
     pub broker: postroad_mqtt::broker::Planted,
+    /// Of its second door.
+    pub lines: postroad_mqtt::lines::Planted,
     /// Of its log.
     pub journal: postroad_journal::Planted,
 }
@@ -27,13 +34,23 @@ impl Plants {
     /// The defect of this name.
     pub fn named(name: &str) -> Option<Self> {
         let mut plants = Self::default();
-        let (broker, journal) = (&mut plants.broker, &mut plants.journal);
+        let (broker, lines, journal) = (&mut plants.broker, &mut plants.lines, &mut plants.journal);
         let defect = match name {
             "ack-before-commit" => &mut broker.ack_before_commit,
             "release-before-record" => &mut broker.release_before_record,
             "id-forgotten" => &mut broker.id_forgotten,
             "complete-before-record" => &mut broker.complete_before_record,
             "deliver-before-commit" => &mut broker.deliver_before_commit,
+            "letter-after-settle" => &mut broker.letter_after_settle,
+            "refusal-forgotten" => &mut broker.refusal_forgotten,
+            "will-forgotten" => &mut broker.will_forgotten,
+            "line-place-lost" => &mut lines.place_lost,
+            "line-reply-before-commit" => &mut lines.reply_before_commit,
+            "line-release-in-two" => &mut lines.release_in_two,
+            "line-any-pubcomp" => &mut lines.any_pubcomp,
+            "line-packet-ids" => &mut lines.packet_ids,
+            "line-never-park" => &mut lines.never_park,
+            "line-never-give-up" => &mut lines.never_give_up,
             "glue-on-torn-tail" => &mut journal.glue_on_torn_tail,
             "no-crc-check" => &mut journal.no_crc_check,
             "no-dir-sync" => &mut journal.no_dir_sync,

@@ -1,14 +1,16 @@
 //! Bytes at the broker's door, read as packets and noted as facts.
 
-use super::cast::{FILTERS, TOPICS};
-use super::facts::{Fact, Seen, Tag, Who};
+use super::cast::{Ask, FILTERS, TOPICS};
+use super::facts::{Fact, Seen, Tag, Who, Will};
+use super::guest::Tap;
 use crate::history::Conn;
 use bytes::BytesMut;
 use postroad_mqtt::codec::{Decoder, Limits, Packet, PacketId, Publish, ReasonCode, Utf8, Version};
+use postroad_mqtt::lines::DEAD_LETTERS;
 use std::collections::HashMap;
 
 /// What passes the door on one connection.
-pub(super) struct Tap {
+pub(super) struct PacketTap {
     conn: Conn,
     who: Who,
     up: Decoder,
@@ -19,7 +21,7 @@ pub(super) struct Tap {
     broken: bool,
 }
 
-impl Tap {
+impl PacketTap {
     pub(super) fn new(conn: Conn, who: Who, version: Version) -> Self {
         Self {
             conn,
@@ -33,36 +35,6 @@ impl Tap {
         }
     }
 
-    /// Bytes enter the broker.
-    pub(super) fn enter(&mut self, bytes: &[u8], seen: &mut Seen) {
-        self.up_bytes.extend_from_slice(bytes);
-        loop {
-            match self.up.decode(&mut self.up_bytes) {
-                Ok(Some(packet)) => self.entered(packet, seen),
-                Ok(None) => return,
-                Err(error) => return seen.note(Fact::Wrong(format!("a client sent {error}"))),
-            }
-        }
-    }
-
-    /// Bytes leave the broker.
-    pub(super) fn leave(&mut self, bytes: &[u8], seen: &mut Seen) {
-        if self.broken {
-            return;
-        }
-        self.down_bytes.extend_from_slice(bytes);
-        loop {
-            match self.down.decode(&mut self.down_bytes) {
-                Ok(Some(packet)) => self.left(packet, seen),
-                Ok(None) => return,
-                Err(error) => {
-                    self.broken = true;
-                    return seen.note(Fact::Wrong(format!("the broker sent {error}")));
-                }
-            }
-        }
-    }
-
     fn entered(&mut self, packet: Packet, seen: &mut Seen) {
         let conn = self.conn;
         match packet {
@@ -73,7 +45,14 @@ impl Tap {
                     _ => u32::MAX,
                 };
                 let window = connect.properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get);
-                seen.note(Fact::Connect { conn, who: self.who, clean: connect.clean_start, lasting, window });
+                let will = connect.will.as_ref().and_then(|will| {
+                    let tag = seen.tag_of(&will.payload).ok().flatten()?;
+                    let delay =
+                        will.properties.as_ref().and_then(|properties| properties.will_delay_interval);
+                    Some(Will { tag, delay: delay.unwrap_or(0) })
+                });
+                let (who, clean) = (self.who, connect.clean_start);
+                seen.note(Fact::Connect { conn, who, clean, lasting, window, will });
             }
             Packet::Publish(publish) => match tag_of(&publish, seen) {
                 Ok(Some(tag)) => {
@@ -82,6 +61,9 @@ impl Tap {
                 }
                 _ => seen.note(Fact::Wrong("a client published what nobody knows".into())),
             },
+            Packet::Puback(ack) | Packet::Pubrec(ack) if ack.reason.is_error() => {
+                seen.note(Fact::Refused { conn, id: ack.packet_id.get() });
+            }
             Packet::Puback(ack) | Packet::Pubcomp(ack) => {
                 seen.note(Fact::Settled { conn, id: ack.packet_id.get() });
             }
@@ -90,8 +72,17 @@ impl Tap {
             Packet::Subscribe(subscribe) => {
                 for subscription in &subscribe.filters {
                     if let Some(filter) = FILTERS.iter().position(|f| subscription.filter == *f) {
-                        let (id, qos) = (subscribe.packet_id.get(), subscription.qos as u8);
-                        seen.note(Fact::Subscribe { conn, id, filter: filter as u8, qos });
+                        let has_id =
+                            subscribe.properties.as_ref().is_some_and(|p| p.subscription_id.is_some());
+                        let ask = Ask {
+                            filter: filter as u8,
+                            qos: subscription.qos as u8,
+                            no_local: subscription.no_local,
+                            as_published: subscription.retain_as_published,
+                            handling: subscription.retain_handling as u8,
+                            has_id,
+                        };
+                        seen.note(Fact::Subscribe { conn, id: subscribe.packet_id.get(), ask });
                     }
                 }
             }
@@ -103,7 +94,7 @@ impl Tap {
                     }
                 }
             }
-            Packet::Disconnect(_) => seen.note(Fact::Gone { conn }),
+            Packet::Disconnect(_) => seen.note(Fact::Gone { conn, polite: true }),
             _ => {}
         }
     }
@@ -167,6 +158,8 @@ impl Tap {
         };
         let tag = match tag_of(publish, seen) {
             Ok(tag) => tag,
+            // A filter may match what the line dialect says of lines that were none.
+            Err(_) if topic == *DEAD_LETTERS => None,
             Err(why) => return seen.note(Fact::Wrong(why)),
         };
         if let Some(sent) = tag.and_then(|tag| seen.sent.get(tag as usize))
@@ -176,8 +169,45 @@ impl Tap {
         }
         let id = publish.packet_id.map_or(0, PacketId::get);
         let (qos, retain, dup) = (publish.qos as u8, publish.retain, publish.dup);
-        seen.note(Fact::Deliver { conn: self.conn, id, tag, qos, retain, dup });
+        let said = publish.properties.as_deref();
+        let ids = said.map_or(0, |said| said.subscription_ids.iter().fold(0, |ids, id| ids | bit(id.get())));
+        let expiry = said.and_then(|said| said.message_expiry_interval);
+        seen.note(Fact::Deliver { conn: self.conn, id, tag, qos, retain, dup, ids, expiry });
     }
+}
+
+impl Tap for PacketTap {
+    fn enter(&mut self, bytes: &[u8], seen: &mut Seen) {
+        self.up_bytes.extend_from_slice(bytes);
+        loop {
+            match self.up.decode(&mut self.up_bytes) {
+                Ok(Some(packet)) => self.entered(packet, seen),
+                Ok(None) => return,
+                Err(error) => return seen.note(Fact::Wrong(format!("a client sent {error}"))),
+            }
+        }
+    }
+
+    fn leave(&mut self, bytes: &[u8], seen: &mut Seen) {
+        if self.broken {
+            return;
+        }
+        self.down_bytes.extend_from_slice(bytes);
+        loop {
+            match self.down.decode(&mut self.down_bytes) {
+                Ok(Some(packet)) => self.left(packet, seen),
+                Ok(None) => return,
+                Err(error) => {
+                    self.broken = true;
+                    return seen.note(Fact::Wrong(format!("the broker sent {error}")));
+                }
+            }
+        }
+    }
+}
+
+fn bit(id: u32) -> u32 {
+    1_u32.checked_shl(id).unwrap_or(0)
 }
 
 /// Which message it is. What removes a retained message has no payload to say so, but a property.

@@ -3,20 +3,23 @@
 use super::cast::{self, AUDITOR};
 use super::client::Client;
 use super::facts::{Fact, Seen, Who};
-use super::tap::Tap;
+use super::guest::{Guest, Tap};
+use super::lines::Liner;
 use super::{Plants, Summary, Violation, check};
 use crate::history::Conn;
 use crate::net::Link;
 use crate::plan::{Climate, Kind, Plan, Step};
 use bytes::BytesMut;
+use postroad_core::retry::RetryPolicy;
 use postroad_engine::log::{JournalStore, LogStore as _};
 use postroad_journal::CommitterOptions;
-use postroad_journal::storage::{CrashMode, FaultKind, SimStorage, Storage as _};
+use postroad_journal::storage::{CrashMode, FaultKind, SimStorage};
 use postroad_mqtt::access::OpenAccess;
-use postroad_mqtt::broker::{Broker, BrokerConfig, ConnId, ListenerConfig, Peer};
+use postroad_mqtt::broker::{BrokerConfig, DeadLetter, Durability, Overflow};
+use postroad_mqtt::lines::{DoorId, Doors, LinesConfig};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::IoSlice;
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -48,63 +51,70 @@ pub fn run(plants: Plants, plan: &Plan) -> Result<Summary, Box<Violation>> {
 
 /// A process that serves.
 pub(super) struct Life {
-    store: Arc<JournalStore>,
-    pub(super) broker: Broker,
+    pub(super) store: Arc<JournalStore>,
+    pub(super) doors: Doors,
     // Something waits for a commit.
-    wanted: bool,
+    pub(super) wanted: bool,
     // It was committed, and the broker has not been told.
-    done: bool,
-    ends: BTreeMap<Conn, End>,
+    pub(super) done: bool,
+    // Dead letters that were handed out, and are gone with the process.
+    letters: Vec<DeadLetter>,
+    pub(super) ends: BTreeMap<Conn, End>,
 }
 
 /// The broker's end of a connection.
-struct End {
-    id: ConnId,
-    tap: Tap,
-    bytes: BytesMut,
+pub(super) struct End {
+    pub(super) id: DoorId,
+    pub(super) tap: Box<dyn Tap>,
+    pub(super) bytes: BytesMut,
     // It is to be written.
-    touched: bool,
+    pub(super) touched: bool,
     // It is not to be read until it is touched.
-    held: bool,
+    pub(super) held: bool,
 }
 
 pub(super) struct World {
     plants: Plants,
-    storage: SimStorage,
+    pub(super) storage: SimStorage,
     pub(super) life: Option<Life>,
     lives: u64,
     pub(super) time: u64,
-    pub(super) clients: Vec<Option<Client>>,
+    pub(super) clients: Vec<Option<Box<dyn Guest>>>,
     pub(super) links: BTreeMap<Conn, Link>,
-    next_conn: Conn,
+    pub(super) next_conn: Conn,
     pub(super) seen: Seen,
     pub(super) summary: Summary,
-    climate: Climate,
+    pub(super) climate: Climate,
     seed: u64,
     armed: CrashMode,
     pub(super) faulty: bool,
     pub(super) full: bool,
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     broken: Option<usize>,
 }
 
 impl World {
     fn new(plants: Plants, plan: &Plan) -> Self {
         let climate = plan.climate;
-        let clients = cast::of(plan.seed).into_iter().enumerate().map(|(at, role)| {
-            let part = at == usize::from(AUDITOR) || climate.clients >> at & 1 == 1;
-            part.then(|| Client::new(at as Who, role))
-        });
+        let part = |at: usize| at == usize::from(AUDITOR) || climate.clients >> at & 1 == 1;
+        let mut clients: Vec<Option<Box<dyn Guest>>> = Vec::new();
+        for (at, role) in cast::of(plan.seed).into_iter().enumerate() {
+            clients.push(part(at).then(|| Box::new(Client::new(at as Who, role)) as Box<dyn Guest>));
+        }
+        for role in cast::lines(plan.seed) {
+            let at = clients.len();
+            clients.push(part(at).then(|| Box::new(Liner::new(at as Who, role)) as Box<dyn Guest>));
+        }
         Self {
             plants,
             storage: SimStorage::new(plan.seed),
             life: None,
             lives: 0,
             time: 0,
-            clients: clients.collect(),
+            clients,
             links: BTreeMap::new(),
             next_conn: 0,
-            seen: Seen::default(),
+            seen: Seen { overflows: climate.lag.is_some(), ..Seen::default() },
             summary: Summary::default(),
             climate,
             seed: plan.seed,
@@ -141,6 +151,12 @@ impl World {
         self.summary.digest = hasher.finish();
     }
 
+    /// One of those who take part all the time.
+    fn anybody(&self, which: u32) -> usize {
+        let which = which as usize % (self.clients.len() - 1);
+        which + usize::from(which >= usize::from(AUDITOR))
+    }
+
     pub(super) fn now(&self) -> u64 {
         START + self.time
     }
@@ -152,7 +168,7 @@ impl World {
             self.start()?;
         }
         match kind {
-            Kind::Act => self.act(who as usize % cast::CLIENTS, how),
+            Kind::Act => self.act(self.anybody(who), how),
             Kind::Up => {
                 self.up(who as usize, chunk(how));
             }
@@ -171,8 +187,12 @@ impl World {
                     self.pump();
                 }
             }
+            Kind::Time if how % 5 == 0 => {
+                self.store_letters();
+            }
             Kind::Time => self.pass(u64::from(if how % 3 == 0 { how / 3 % 3000 } else { how / 3 % 200 })),
             Kind::Maintain => {
+                self.store_letters();
                 if let Some(life) = &self.life {
                     life.store.measure_disk();
                 }
@@ -192,7 +212,7 @@ impl World {
                     if how % 2 == 0 { self.client_closes(conn) } else { self.server_closes(conn) }
                 }
             }
-            Kind::KillClient => self.kill_client(who as usize % cast::CLIENTS, how),
+            Kind::KillClient => self.kill_client(self.anybody(who), how),
             Kind::KillBroker => {
                 if self.life.is_some() {
                     self.kill_broker(CrashMode::ALL[how as usize % 4]);
@@ -224,7 +244,7 @@ impl World {
             self.committed();
             self.pump();
             self.kill_broker(self.armed);
-        } else if self.life.as_ref().is_some_and(|life| life.broker.failure().is_some()) {
+        } else if self.life.as_ref().is_some_and(|life| life.doors.failure().is_some()) {
             self.pump();
             let mode =
                 if how.is_multiple_of(2) { CrashMode::KeepAll } else { CrashMode::ALL[how as usize / 2 % 4] };
@@ -240,7 +260,7 @@ impl World {
                 self.life = Some(life);
                 self.seen.note(Fact::Opened);
                 let now = self.now();
-                self.with(|broker| broker.tick(now));
+                self.with(|doors| doors.tick(now));
                 Ok(())
             }
             Err(_) if self.storage.has_crashed() => {
@@ -272,7 +292,19 @@ impl World {
         let config = BrokerConfig {
             max_output: climate.output,
             max_in_flight: if climate.dedup { 3 } else { 1024 },
+            max_queued: climate.lag.map_or(usize::MAX, |lag| lag.events as usize),
+            overflow: if climate.lag.is_some_and(|lag| lag.ends) {
+                Overflow::DropOldest
+            } else {
+                Overflow::DropNewest
+            },
             sys_interval: Duration::ZERO,
+            durability: vec![("m/#".to_owned(), Durability::Memory)],
+            queue_policy: RetryPolicy {
+                ack_wait: Duration::from_secs(2),
+                backoff: vec![Duration::from_millis(100), Duration::from_secs(1)],
+                max_deliveries: NonZeroU32::new(check::MAX_TRIES),
+            },
             planted: self.plants.broker,
             ..BrokerConfig::default()
         };
@@ -280,29 +312,52 @@ impl World {
         let disk = Arc::new(self.storage.clone());
         let store = JournalStore::open_on(disk, Path::new("/data"), climate.segment_bytes * 4, options, salt);
         let store = Arc::new(store.map_err(|error| error.to_string())?);
-        let broker = Broker::open(config, store.clone(), Arc::new(OpenAccess), self.now());
-        let broker = broker.map_err(|error| error.to_string())?;
-        Ok(Life { store, broker, wanted: false, done: false, ends: BTreeMap::new() })
+        let lines = LinesConfig {
+            resend: Duration::from_secs(1),
+            planted: self.plants.lines,
+            ..LinesConfig::default()
+        };
+        let doors = Doors::open(config, lines, store.clone(), Arc::new(OpenAccess), self.now());
+        let doors = doors.map_err(|error| error.to_string())?;
+        Ok(Life { store, doors, wanted: false, done: false, letters: Vec::new(), ends: BTreeMap::new() })
     }
 
     /// Calls the broker, and hears what it wants.
-    pub(super) fn with<R>(&mut self, call: impl FnOnce(&mut Broker) -> R) -> Option<R> {
+    pub(super) fn with<R>(&mut self, call: impl FnOnce(&mut Doors) -> R) -> Option<R> {
         let life = self.life.as_mut()?;
-        let result = call(&mut life.broker);
-        life.wanted |= life.broker.pending().is_some();
+        let result = call(&mut life.doors);
+        life.wanted |= life.doors.pending().is_some();
         let mut touched = Vec::new();
-        life.broker.touched(&mut touched);
+        life.doors.touched(&mut touched);
         for end in life.ends.values_mut().filter(|end| touched.contains(&end.id)) {
             (end.touched, end.held) = (true, false);
         }
+        if life.doors.has_letters() {
+            let now = START + self.time;
+            life.letters.append(&mut life.doors.dead_letters(now));
+        }
         Some(result)
+    }
+
+    /// Dead letters that were handed out are stored elsewhere; false if there were none.
+    pub(super) fn store_letters(&mut self) -> bool {
+        let letters = self.life.as_mut().map(|life| std::mem::take(&mut life.letters)).unwrap_or_default();
+        let mut stored = Vec::with_capacity(letters.len());
+        for letter in letters {
+            let tag = self.seen.tag_of(&letter.payload).unwrap_or_default();
+            let (client, id, reason) = (letter.client.to_string(), letter.id, letter.reason.into_owned());
+            self.seen.note(Fact::Dead { client, tag, id, reason });
+            stored.push(letter.number);
+        }
+        let now = self.now();
+        !stored.is_empty() && self.with(|doors| doors.letters_stored(&stored, now)).is_some()
     }
 
     pub(super) fn pass(&mut self, millis: u64) {
         self.time += millis;
         self.seen.now = self.time;
         let now = self.now();
-        self.with(|broker| broker.tick(now));
+        self.with(|doors| doors.tick(now));
     }
 
     /// The committing thread runs once, if somebody has asked; false if there was nothing to do, or it could not.
@@ -330,7 +385,7 @@ impl World {
             return false;
         }
         let now = self.now();
-        self.with(|broker| broker.committed(now));
+        self.with(|doors| doors.committed(now));
         true
     }
 
@@ -341,268 +396,6 @@ impl World {
         }
         self.summary.commands += u64::from(client.act(how, &mut self.seen));
         self.post(who);
-    }
-
-    /// What a client has written goes under way.
-    pub(super) fn post(&mut self, who: usize) -> bool {
-        let Some(Some(client)) = self.clients.get_mut(who) else { return false };
-        let written = client.written();
-        let link = self.links.values_mut().find(|link| link.guest == who && link.client_open);
-        if let Some(link) = link {
-            link.up.send(&written);
-        }
-        !written.is_empty()
-    }
-
-    pub(super) fn connect(&mut self, who: usize) {
-        let now = self.now();
-        let (Some(life), Some(Some(client))) = (&mut self.life, self.clients.get_mut(who)) else { return };
-        let listener = ListenerConfig {
-            receive_maximum: if self.climate.interest { 3 } else { 1024 },
-            ..ListenerConfig::default()
-        };
-        let Ok(id) = life.broker.connect(&Arc::new(listener), Peer::default(), now) else { return };
-        let conn = self.next_conn;
-        self.next_conn += 1;
-        let tap = Tap::new(conn, who as Who, client.role.version);
-        let end = End { id, tap, bytes: BytesMut::new(), touched: false, held: false };
-        life.ends.insert(conn, end);
-        client.connected();
-        self.links.insert(conn, Link::new(conn, who));
-        self.post(who);
-    }
-
-    /// Bytes reach the broker.
-    pub(super) fn up(&mut self, which: usize, max: usize) -> bool {
-        let now = self.now();
-        let Some(life) = &mut self.life else { return false };
-        let ready = |conn: &Conn, link: &Link| {
-            link.server_open
-                && (!link.up.is_empty() || link.up.ended)
-                && life.ends.get(conn).is_some_and(|end| !end.held)
-        };
-        let ready: Vec<Conn> =
-            self.links.iter().filter(|(conn, link)| ready(conn, link)).map(|(conn, _)| *conn).collect();
-        if ready.is_empty() {
-            return false;
-        }
-        let conn = ready[which % ready.len()];
-        let (Some(link), Some(end)) = (self.links.get_mut(&conn), life.ends.get_mut(&conn)) else {
-            return false;
-        };
-        if !life.broker.wants_input(end.id) {
-            end.held = true;
-            return false;
-        }
-        if link.up.is_empty() {
-            self.server_closes(conn);
-            return true;
-        }
-        link.up.receive(max, &mut self.buffer);
-        end.tap.enter(&self.buffer, &mut self.seen);
-        end.bytes.extend_from_slice(&self.buffer);
-        let (id, mut bytes) = (end.id, std::mem::take(&mut end.bytes));
-        self.with(|broker| broker.input(id, &mut bytes, now));
-        if let Some(end) = self.life.as_mut().and_then(|life| life.ends.get_mut(&conn)) {
-            end.bytes = bytes;
-        }
-        true
-    }
-
-    /// Writes what connections have to say, as far as their pipes have room. True if anything was.
-    pub(super) fn pump(&mut self) -> bool {
-        let mut moved = false;
-        while let Some(conn) = self.pump_next() {
-            moved |= conn;
-        }
-        moved
-    }
-
-    /// Writes to one connection that was touched and has room; whether that did anything.
-    fn pump_next(&mut self) -> Option<bool> {
-        let now = self.now();
-        let life = self.life.as_mut()?;
-        let links = &self.links;
-        let pipe = self.climate.pipe;
-        let room = |conn: &Conn| match links.get(conn) {
-            Some(link) if link.down.silent => usize::MAX,
-            Some(link) => pipe.saturating_sub(link.down.len()),
-            None => 0,
-        };
-        let (conn, end) = life.ends.iter_mut().find(|(conn, end)| end.touched && room(conn) > 0)?;
-        let (conn, room, id) = (*conn, room(conn), end.id);
-        let Some(outbox) = life.broker.outbox(id) else {
-            end.touched = false;
-            return Some(false);
-        };
-        self.buffer.clear();
-        let mut slices: Vec<IoSlice<'_>> = Vec::new();
-        outbox.slices(&mut slices);
-        for slice in &slices {
-            self.buffer.extend_from_slice(slice);
-        }
-        self.buffer.truncate(room);
-        outbox.advance(self.buffer.len());
-        let (empty, close) = (outbox.is_empty(), outbox.close_after());
-        end.tap.leave(&self.buffer, &mut self.seen);
-        if empty {
-            end.touched = false;
-        }
-        let link = self.links.get_mut(&conn)?;
-        if !link.client_open && !link.down.silent && !self.buffer.is_empty() || empty && close {
-            // Nobody is there any more, or nobody is to be.
-            link.down.send(&self.buffer);
-            self.server_closes(conn);
-            return Some(true);
-        }
-        link.down.send(&self.buffer);
-        let moved = !self.buffer.is_empty();
-        if empty && moved {
-            self.with(|broker| broker.written(id, now));
-        }
-        Some(moved)
-    }
-
-    /// Bytes reach a client.
-    pub(super) fn down(&mut self, which: usize, max: usize) -> bool {
-        let ready = |link: &Link| link.client_open && (!link.down.is_empty() || link.down.ended);
-        let Some(conn) = self.nth(which, ready) else { return false };
-        let Some(link) = self.links.get_mut(&conn) else { return false };
-        let who = link.guest;
-        if link.down.is_empty() {
-            self.client_closes(conn);
-            return true;
-        }
-        link.down.receive(max, &mut self.buffer);
-        let Some(Some(client)) = self.clients.get_mut(who) else { return false };
-        if !client.receive(&self.buffer, &mut self.seen) {
-            self.client_closes(conn);
-        }
-        true
-    }
-
-    /// The `which`-th of the links that `fits`, counted in a circle.
-    pub(super) fn nth(&self, which: usize, fits: impl Fn(&Link) -> bool) -> Option<Conn> {
-        let fitting = || self.links.iter().filter(|(_, link)| fits(link)).map(|(conn, _)| *conn);
-        let count = fitting().count();
-        if count == 0 { None } else { fitting().nth(which % count) }
-    }
-
-    pub(super) fn client_closes(&mut self, conn: Conn) {
-        let Some(link) = self.links.get_mut(&conn) else { return };
-        if link.client_open {
-            link.client_open = false;
-            link.up.ended = true;
-            if let Some(Some(client)) = self.clients.get_mut(link.guest) {
-                client.disconnected();
-            }
-        }
-    }
-
-    pub(super) fn server_closes(&mut self, conn: Conn) {
-        let now = self.now();
-        let Some(link) = self.links.get_mut(&conn) else { return };
-        if link.server_open {
-            link.server_open = false;
-            link.down.ended = true;
-            let id = self.life.as_mut().and_then(|life| life.ends.remove(&conn)).map(|end| end.id);
-            if let Some(id) = id {
-                self.seen.note(Fact::Gone { conn });
-                self.with(|broker| broker.lost(id, now));
-            }
-        }
-    }
-
-    fn cut(&mut self, conn: Conn, how: u32) {
-        match how % 3 {
-            0 => {
-                self.client_closes(conn);
-                self.server_closes(conn);
-            }
-            // The client closes; what it sent arrives.
-            1 => self.client_closes(conn),
-            // The client sees it, the broker does not, and part of what was sent is lost.
-            _ => {
-                if let Some(link) = self.links.get_mut(&conn) {
-                    link.up.lose(how as usize / 4 % (link.up.len() + 1));
-                }
-                self.client_closes(conn);
-                self.silence(conn);
-            }
-        }
-    }
-
-    fn silence(&mut self, conn: Conn) {
-        let Some(link) = self.links.get_mut(&conn) else { return };
-        (link.up.silent, link.down.silent) = (true, true);
-        link.up.ended = false;
-        link.up.lose(0);
-        link.down.lose(0);
-    }
-
-    fn kill_client(&mut self, who: usize, how: u32) {
-        let Some(Some(client)) = self.clients.get_mut(who) else { return };
-        self.summary.kills += 1;
-        client.kill();
-        if let Some(conn) = self.nth(0, |link| link.guest == who && link.client_open) {
-            self.cut(conn, how);
-        }
-    }
-
-    pub(super) fn kill_broker(&mut self, mode: CrashMode) {
-        self.storage.crash(mode);
-        self.broker_is_gone();
-    }
-
-    fn broker_is_gone(&mut self) {
-        for link in self.links.values_mut() {
-            link.server_open = false;
-            link.up.lose(0);
-            if !link.down.silent {
-                link.down.ended = true;
-            }
-        }
-        if self.life.take().is_some() {
-            self.summary.kills += 1;
-            self.seen.note(Fact::Closed);
-        }
-    }
-
-    /// A polite stop, as on SIGTERM, and the next start.
-    fn restart(&mut self) -> Check {
-        let now = self.now();
-        if self.with(|broker| broker.drain(now)).is_none() {
-            return Ok(());
-        }
-        for _ in 0..100 {
-            self.pump();
-            if !self.commit() {
-                break;
-            }
-            self.committed();
-        }
-        if self.storage.has_crashed() {
-            return Ok(());
-        }
-        // The process ends, the machine does not.
-        self.storage.crash(CrashMode::KeepAll);
-        self.broker_is_gone();
-        self.start()
-    }
-
-    fn space(&mut self, how: u32) {
-        const UNLIMITED: u64 = 1 << 40;
-        if self.full || self.storage.has_crashed() {
-            self.heal();
-        } else if let Ok(free) = self.storage.free_bytes(Path::new("/data")) {
-            self.storage.set_capacity(Some(UNLIMITED - free + u64::from(how % 3000)));
-            self.full = true;
-        }
-    }
-
-    pub(super) fn heal(&mut self) {
-        self.storage.set_capacity(None);
-        self.full = false;
     }
 }
 

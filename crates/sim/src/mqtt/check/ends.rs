@@ -2,16 +2,22 @@
 
 use super::state::{Message, Session, matches};
 use super::{Rule, Walk};
-use crate::mqtt::cast::{EVER, RETAINED, SHARED, TOPICS};
-use crate::mqtt::facts::Tag;
+use crate::mqtt::cast::{EVER, MEMORY, QUEUE, RETAINED, SHARED, TOPICS, WORK};
+use crate::mqtt::facts::{Tag, Who};
 
 pub(super) fn check(walk: &Walk<'_>) -> Rule {
     for (tag, message) in walk.messages.iter().enumerate() {
         if let Some(taken) = message.taken {
+            if walk.seen.sent[tag].topic == WORK {
+                work(walk, tag as Tag, message)?;
+                continue;
+            }
             each(walk, tag as Tag, message, taken)?;
             group(walk, tag as Tag, message)?;
         }
     }
+    super::wills::check(walk)?;
+    super::lines::check(walk)?;
     RETAINED.into_iter().try_for_each(|topic| retained(walk, topic))
 }
 
@@ -19,29 +25,61 @@ pub(super) fn check(walk: &Walk<'_>) -> Rule {
 fn each(walk: &Walk<'_>, tag: Tag, message: &Message, taken: usize) -> Rule {
     let sent = &walk.seen.sent[tag as usize];
     let topic = TOPICS[usize::from(sent.topic)];
-    if sent.empty {
-        // Before 5.0 nothing says which one it was.
+    if sent.empty || sent.topic == MEMORY {
+        // Before 5.0 nothing says which one it was; what only memory has is gone with every crash.
         return Ok(());
     }
-    for session in walk.sessions.iter().filter(|session| session.ended.is_none() && !session.doubtful) {
+    for session in &walk.sessions {
+        // What waits for a session that ends dies with it.
+        let ended = session.ended.is_some() && session.lasting > 0 && taken < session.parted;
+        if !ended && (session.ended.is_some() || session.doubtful) {
+            continue;
+        }
         let surely = session.subs.iter().filter(|sub| {
-            sub.filter != SHARED
-                && matches(sub.filter, topic)
+            sub.ask.filter != SHARED
+                && sub.takes(session.who, sent)
                 && sub.sure.is_some_and(|sure| sure < message.first)
                 && sub.ending.is_none_or(|ending| ending > taken)
         });
-        let qos = surely.map(|sub| sub.qos.min(sent.qos)).max().unwrap_or(0);
+        let qos = surely.map(|sub| sub.ask.qos.min(sent.qos)).max().unwrap_or(0);
         let got = session.got.get(&tag).copied().unwrap_or(0);
         let who = session.who;
-        if qos > 0 && got == 0 {
+        let dead = walk.dead.contains_key(&(client(who), tag));
+        if qos > 0 && got == 0 && !dead {
             return Err(format!(
                 "message {tag} on {topic} was taken, and is lost for c{who}, who was subscribed"
             ));
         }
+        if session.refused.contains(&tag) {
+            if !dead {
+                return Err(format!("c{who} refused message {tag}, and it is no dead letter"));
+            }
+            continue;
+        }
         let apps = walk.apps.get(&(who, tag)).copied().unwrap_or(0);
-        if qos == 2 && apps != 1 && keeps(session) {
+        let once = apps == 1 || apps == 0 && dead;
+        if qos == 2 && !once && keeps(session) && !ended {
             return Err(format!("the application of c{who} got message {tag} {apps} times"));
         }
+    }
+    Ok(())
+}
+
+/// The client id of a client.
+pub(super) fn client(who: Who) -> String {
+    format!("c{who}")
+}
+
+/// A message of a work queue is with somebody who was done with it, or dead.
+fn work(walk: &Walk<'_>, tag: Tag, message: &Message) -> Rule {
+    let consumers = walk.sessions.iter().flat_map(|session| &session.subs);
+    let there = consumers
+        .filter(|sub| sub.ask.filter == QUEUE)
+        .any(|sub| sub.sure.is_some_and(|sure| sure < message.first));
+    let qos = walk.seen.sent[tag as usize].qos;
+    let dead = walk.dead.contains_key(&("$queue/jobs".to_owned(), tag));
+    if there && qos > 0 && !walk.done.contains(&tag) && !dead {
+        return Err(format!("message {tag} was taken, and nobody did the work"));
     }
     Ok(())
 }
@@ -58,16 +96,17 @@ fn group(walk: &Walk<'_>, tag: Tag, message: &Message) -> Rule {
         return Ok(());
     }
     let members = || {
-        let shared = |session: &&Session| session.subs.iter().any(|sub| sub.filter == SHARED);
+        let shared = |session: &&Session| session.subs.iter().any(|sub| sub.ask.filter == SHARED);
         walk.sessions.iter().filter(shared)
     };
-    let subs = || members().flat_map(|session| session.subs.iter().filter(|sub| sub.filter == SHARED));
+    let subs = || members().flat_map(|session| session.subs.iter().filter(|sub| sub.ask.filter == SHARED));
     let faithful = members()
         .all(|session| session.lasting == EVER && session.ended.is_none() && !session.merged)
         && subs().all(|sub| sub.ending.is_none());
     let there = subs().any(|sub| sub.sure.is_some_and(|sure| sure < message.first));
     let got: u32 = members().map(|session| session.got.get(&tag).copied().unwrap_or(0)).sum();
-    if faithful && there && got == 0 {
+    let dead = members().any(|session| walk.dead.contains_key(&(client(session.who), tag)));
+    if faithful && there && got == 0 && !dead {
         return Err(format!("message {tag} was taken, and is lost for the group"));
     }
     Ok(())

@@ -1,14 +1,16 @@
 //! What the rules remember of messages, connections and sessions.
 
-use crate::mqtt::cast::FILTERS;
-use crate::mqtt::facts::{Id, Tag, Who};
+use crate::mqtt::cast::{Ask, FILTERS, topic as name_of};
+use crate::mqtt::facts::{Id, Sent, Tag, Who, Will};
 use postroad_mqtt::codec::topic;
 use std::collections::{HashMap, HashSet};
 
 /// Whether one of [`FILTERS`] matches a topic.
 pub(super) fn matches(filter: u8, name: &str) -> bool {
     let filter = FILTERS[usize::from(filter)];
-    topic::matches(filter.strip_prefix("$share/g/").unwrap_or(filter), name)
+    let filter =
+        filter.strip_prefix("$share/g/").or_else(|| filter.strip_prefix("$queue/jobs/")).unwrap_or(filter);
+    topic::matches(filter, name)
 }
 
 /// A message on its way in. Facts are meant by their index.
@@ -22,14 +24,21 @@ pub(super) struct Message {
     pub(super) came: bool,
     /// PUBACK or PUBREC left.
     pub(super) taken: Option<usize>,
+    /// When it came for the first time, and for the last.
+    pub(super) first_time: u64,
+    pub(super) last_time: u64,
+    /// The life of the broker in which it came first, and last.
+    pub(super) lives: (u32, u32),
+    /// Its place in the order of its publisher is not known.
+    pub(super) unordered: bool,
 }
 
 impl Message {
-    pub(super) fn came(&mut self, at: usize, qos: u8) {
+    pub(super) fn came(&mut self, at: usize, now: u64, life: u32, qos: u8) {
         if !self.came {
-            (self.came, self.first) = (true, at);
+            (self.came, self.first, self.first_time, self.lives.0) = (true, at, now, life);
         }
-        self.last = at;
+        (self.last, self.last_time, self.lives.1) = (at, now, life);
         if qos < 2 || self.taken.is_none() {
             self.counted = at;
         }
@@ -51,10 +60,24 @@ pub(super) struct Door {
     pub(super) asking: HashMap<Id, usize>,
     pub(super) ending: HashMap<Id, u8>,
     pub(super) in_flight: HashSet<Id>,
+    /// Messages of work queues.
+    pub(super) work: HashMap<Id, Tag>,
+    pub(super) will: Option<Will>,
+    /// There was no session when it came.
+    pub(super) anew: bool,
+    /// When CONNACK left.
+    pub(super) greeted: u64,
 }
 
 impl Door {
-    pub(super) fn new(who: Who, clean: bool, lasting: u32, window: u16, now: u64) -> Self {
+    pub(super) fn new(
+        who: Who,
+        clean: bool,
+        lasting: u32,
+        window: u16,
+        will: Option<Will>,
+        now: u64,
+    ) -> Self {
         Self {
             who,
             clean,
@@ -66,6 +89,10 @@ impl Door {
             asking: HashMap::new(),
             ending: HashMap::new(),
             in_flight: HashSet::new(),
+            work: HashMap::new(),
+            will,
+            anew: false,
+            greeted: now,
         }
     }
 }
@@ -73,12 +100,25 @@ impl Door {
 /// One subscription of a session: it may route from `asked` to `ended`, and must from `sure` to `ending`.
 #[derive(Clone, Debug)]
 pub(super) struct Sub {
-    pub(super) filter: u8,
-    pub(super) qos: u8,
+    pub(super) ask: Ask,
     pub(super) asked: usize,
     pub(super) sure: Option<usize>,
     pub(super) ending: Option<usize>,
     pub(super) ended: Option<usize>,
+    /// Topics whose retained message came with it: which, and in which life.
+    pub(super) replayed: HashMap<u8, (Tag, u32)>,
+}
+
+impl Sub {
+    /// Whether it is for a message.
+    pub(super) fn takes(&self, who: Who, sent: &Sent) -> bool {
+        matches(self.ask.filter, name_of(sent.topic)) && !(self.ask.no_local && sent.by == who)
+    }
+
+    /// Its identifier, as a bit.
+    pub(super) fn bit(&self) -> u32 {
+        if self.ask.has_id { 2 << self.ask.filter } else { 0 }
+    }
 }
 
 /// What an id of a session stands for.
@@ -90,6 +130,7 @@ pub(super) struct Bind {
     pub(super) received: bool,
     pub(super) released: bool,
     pub(super) settled: bool,
+    pub(super) refused: bool,
     /// The session was in doubt since.
     pub(super) doubtful: bool,
     /// The life of the broker that sent it first.
@@ -115,6 +156,10 @@ pub(super) struct Session {
     pub(super) order: HashMap<(Who, u8, u8), Tag>,
     /// It has no connection: since which fact, and when.
     pub(super) gone: Option<(usize, u64)>,
+    /// The last fact with which it lost a connection.
+    pub(super) parted: usize,
+    /// What its client refused.
+    pub(super) refused: HashSet<Tag>,
     pub(super) heard: u64,
     /// It may have ended, and another one begun.
     pub(super) doubtful: bool,
@@ -133,6 +178,8 @@ impl Session {
             got: HashMap::new(),
             order: HashMap::new(),
             gone: None,
+            parted: 0,
+            refused: HashSet::new(),
             heard: 0,
             doubtful: false,
             merged: false,
@@ -143,6 +190,10 @@ impl Session {
     /// It loses its connection.
     pub(super) fn part(&mut self, at: usize, now: u64) {
         self.gone.get_or_insert((at, now));
+        // Of a doubtful one, that connection may have found nothing.
+        if self.ended.is_none() && !self.doubtful {
+            self.parted = at;
+        }
         if self.lasting == 0 {
             self.ended.get_or_insert(at);
         }
@@ -166,12 +217,19 @@ impl Session {
     }
 
     /// SUBSCRIBE: the place of the subscription, which may be there already.
-    pub(super) fn ask(&mut self, filter: u8, qos: u8, at: usize) -> usize {
-        let same = |sub: &Sub| sub.filter == filter && sub.ending.is_none();
+    pub(super) fn ask(&mut self, ask: Ask, at: usize) -> usize {
+        let same = |sub: &Sub| sub.ask.filter == ask.filter && sub.ending.is_none();
         if let Some(place) = self.subs.iter().position(same) {
             return place;
         }
-        self.subs.push(Sub { filter, qos, asked: at, sure: None, ending: None, ended: None });
+        self.subs.push(Sub {
+            ask,
+            asked: at,
+            sure: None,
+            ending: None,
+            ended: None,
+            replayed: HashMap::new(),
+        });
         self.subs.len() - 1
     }
 }
