@@ -14,7 +14,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use self::disk::{Disk, Ino};
+use self::disk::{Disk, Ino, SECTOR};
 use super::{BLOCK, DirEntry, LockGuard, OpenMode, Storage, StorageFile};
 
 /// What is left after [`SimStorage::crash`].
@@ -467,7 +467,11 @@ impl SimFile {
         let len = state.disk.content(self.ino)?.len() as u64;
         let grows = (at + data.len() as u64).saturating_sub(len);
         let missing = grows.saturating_sub(state.free()).min(data.len() as u64) as usize;
-        let fits = &data[..data.len() - missing];
+        let fits = match (at + (data.len() - missing) as u64, missing) {
+            (_, 0) => data,
+            // Disks run out of space by the block.
+            (end, _) => &data[..(end - end % SECTOR as u64).max(len.min(end)).saturating_sub(at) as usize],
+        };
         let (part, result) = match plan {
             Plan::Fail(FaultKind::EintrOnce) => return Err(Errno::INTR.into()),
             Plan::Fail(FaultKind::Eio) => return Err(Errno::IO.into()),

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::CrashMode;
 
 /// The unit that a disk writes whole or not at all.
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 
 /// Number of a file or directory. 0 is the root directory.
 pub(super) type Ino = usize;

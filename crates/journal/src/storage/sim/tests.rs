@@ -307,17 +307,18 @@ fn a_change_in_flight_may_have_reached_the_cache() {
 fn the_quota_holds_and_free_bytes_agrees() {
     let (storage, file) = with_durable(1, &[0; 100]);
     assert!(storage.free_bytes(dir()).unwrap() > 1 << 30);
-    storage.set_capacity(Some(150));
-    assert_eq!(storage.free_bytes(dir()).unwrap(), 50);
+    storage.set_capacity(Some(600));
+    assert_eq!(storage.free_bytes(dir()).unwrap(), 500);
     file.write_at(&[1; 100], 0).unwrap();
-    let error = file.write_at(&[2; 80], 100).unwrap_err();
-    assert_eq!((error.kind(), file.len().unwrap()), (io::ErrorKind::StorageFull, 150));
-    assert_eq!(file.set_len(151).unwrap_err().kind(), io::ErrorKind::StorageFull);
-    assert_eq!(storage.free_bytes(dir()).unwrap(), 0);
+    // Space runs out by the sector.
+    let error = file.write_at(&[2; 700], 100).unwrap_err();
+    assert_eq!((error.kind(), file.len().unwrap()), (io::ErrorKind::StorageFull, 512));
+    assert_eq!(file.set_len(601).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(storage.free_bytes(dir()).unwrap(), 88);
     file.set_len(20).unwrap();
     file.write_at(&[2; 80], 20).unwrap();
     storage.remove(&dir().join("a")).unwrap();
-    assert_eq!(storage.free_bytes(dir()).unwrap(), 150);
+    assert_eq!(storage.free_bytes(dir()).unwrap(), 600);
 }
 
 #[test]
