@@ -18,7 +18,7 @@ fn every_promise_is_kept() {
     assert_eq!(tally.worlds, 150);
     // Worlds in which nothing happens would keep every promise, too.
     assert!(tally.all.published > 15 * tally.worlds, "{tally}");
-    assert!(tally.all.received > 40 * tally.worlds, "{tally}");
+    assert!(tally.all.received > 20 * tally.worlds, "{tally}");
     assert!(tally.all.kills > 10 * tally.worlds, "{tally}");
 }
 
@@ -41,8 +41,8 @@ fn is_found(worlds: u64, name: &str) {
     assert_eq!(again.why, failure.violation.why);
     let (text, steps) = explain(plants, &failure);
     println!("{text}");
-    // The power cuts at the end may be all that it takes.
-    assert!(steps < STEPS, "{steps} steps are left");
+    // Of those in reserve, too. The power cuts at the end may be all that it takes.
+    assert!(steps < 2 * STEPS, "{steps} steps are left");
 }
 
 #[test]

@@ -232,16 +232,20 @@ fn mosquitto_clients() {
     }
 }
 
+/// mosquitto_sub without `timeout` around it, to be killed itself.
+fn mortal_sub(broker: &Broker, version: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(debian::find(&SUB).expect("it was fetched"));
+    command.args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-V", version]).args(arguments);
+    command
+}
+
 fn will_of_mosquitto_sub(broker: &Broker, version: &str) {
     let topic = format!("mosq/{version}/will");
     let mut watcher = broker.v5("mosq-watcher");
     watcher.subscribe(&topic, 2);
     let id = format!("mosq-mortal-{version}");
     let will = ["-i", &id, "-t", &topic, "--will-topic", &topic, "--will-payload", "gone", "--will-qos", "2"];
-    let program = debian::find(&SUB).expect("it was fetched");
-    let mut command = Command::new(program);
-    command.args(["-h", "127.0.0.1", "-p", &broker.port().to_string(), "-V", version]).args(will);
-    let mut mortal = Program::start(&mut command);
+    let mut mortal = Program::start(&mut mortal_sub(broker, version, &will));
     let mut publisher = broker.v3("mosq-publisher");
     // Until it hears it is subscribed, and so connected.
     let mut heard = false;
@@ -266,7 +270,7 @@ fn shared_by_two_mosquitto_subs(broker: &Broker, version: &str) {
         quietly(&mut mosquitto(&PUB, broker, version, &["-t", &ready, "-m", "ready", "-q", "1", "-r"]))
             .expect("mosquitto_pub");
         let member =
-            Program::start(&mut mosquitto(&SUB, broker, version, &["-q", "2", "-t", &filter, "-t", &ready]));
+            Program::start(&mut mortal_sub(broker, version, &["-q", "2", "-t", &filter, "-t", &ready]));
         assert_eq!(member.line().as_deref(), Some("ready"));
         member
     });

@@ -156,7 +156,11 @@ impl<'a> Walk<'a> {
                 let tag = who.and_then(|who| self.ids.get(&(who, id)));
                 match tag {
                     Some((tag, _)) if ok => self.messages[*tag as usize].taken.get_or_insert(at),
-                    Some(_) => return Ok(()),
+                    Some((tag, _)) => {
+                        // It was refused. If nobody hears of that, it comes again.
+                        self.messages[*tag as usize].unordered = true;
+                        return Ok(());
+                    }
                     None => return Err(format!("id {id} is answered, and nothing was published under it")),
                 };
             }
@@ -297,7 +301,6 @@ impl<'a> Walk<'a> {
         let (at, now) = (self.at, self.now);
         let Some(door) = self.doors.get_mut(&conn) else { return Ok(()) };
         let who = door.who;
-        door.greeted = now;
         let anew = door.anew;
         if self.newest.get(&who) != Some(&conn) {
             return Ok(());
@@ -376,9 +379,13 @@ impl<'a> Walk<'a> {
             return Err(format!("message {tag} is said to have expired, and had not"));
         }
         let key = (client.to_owned(), tag);
+        // Of a session that ends nothing is known after a crash, and the next one may get it.
+        let ends = |session: &Session| session.lasting != EVER && ends::client(session.who) == client;
+        let once = sent.qos == 2 && !self.sessions.iter().any(ends);
         match self.dead.get(&key) {
-            // At QoS 1 the same message may be published twice; of what only memory has nothing is known after a crash.
-            Some((other, _)) if sent.qos == 2 && other != id && sent.topic != MEMORY => {
+            // At QoS 1 the same message may be published twice, of what only memory has nothing is known after a crash,
+            // and what is retained may die as such, too.
+            Some((other, _)) if once && other != id && sent.topic != MEMORY && !sent.retain => {
                 Err(format!("message {tag} died twice for {client}: {other}, {id}"))
             }
             _ => {

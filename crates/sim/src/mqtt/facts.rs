@@ -206,6 +206,8 @@ pub struct Seen {
     pub junk: u32,
     /// Queues of this world are small.
     pub overflows: bool,
+    /// The disk of this world fails now and then.
+    pub disk_fails: bool,
 }
 
 impl Seen {

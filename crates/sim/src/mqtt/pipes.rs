@@ -190,13 +190,22 @@ impl World {
     }
 
     pub(super) fn cut(&mut self, conn: Conn, how: u32) {
-        match how % 3 {
+        match how % 4 {
             0 => {
                 self.client_closes(conn);
                 self.server_closes(conn);
             }
             // The client closes; what it sent arrives.
             1 => self.client_closes(conn),
+            // The client goes on another connection. What it sent here still arrives, before or after that one is there.
+            2 => {
+                self.client_closes(conn);
+                if let Some(link) = self.links.get_mut(&conn) {
+                    (link.up.silent, link.down.silent) = (true, true);
+                    link.up.ended = false;
+                    link.down.lose(0);
+                }
+            }
             // The client sees it, the broker does not, and part of what was sent is lost.
             _ => {
                 if let Some(link) = self.links.get_mut(&conn) {

@@ -114,7 +114,11 @@ impl World {
             clients,
             links: BTreeMap::new(),
             next_conn: 0,
-            seen: Seen { overflows: climate.lag.is_some(), ..Seen::default() },
+            seen: Seen {
+                overflows: climate.lag.is_some(),
+                disk_fails: climate.disk_faults,
+                ..Seen::default()
+            },
             summary: Summary::default(),
             climate,
             seed: plan.seed,

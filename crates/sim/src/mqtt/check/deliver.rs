@@ -120,9 +120,10 @@ impl Walk<'_> {
             }
             return Ok(());
         }
-        // At QoS 1 the same message may be published twice.
+        // At QoS 1 the same message may be published twice; a letter may be of what came because it is retained.
         let key = (super::ends::client(who), tag);
-        if let Some((_, why)) = self.dead.get(&key).filter(|_| sent.qos == 2 && !forgotten) {
+        let once = sent.qos == 2 && !sent.retain && !forgotten && session.lasting == EVER;
+        if let Some((_, why)) = self.dead.get(&key).filter(|_| once) {
             return Err(format!("message {tag} comes to c{who}, and is a dead letter: {why}"));
         }
         let Some((session, _)) = self.session(conn) else { return Ok(()) };
@@ -248,7 +249,7 @@ fn in_time(door: &Door, sent: &Sent, message: &Message, now: u64, delivery: &Del
         return Err(format!("message {tag:?} to c{who} has {left} ms left, too little"));
     }
     // When it was written is not known, but not before this connection was there.
-    let waited = door.greeted.saturating_sub(message.last_time);
+    let waited = door.since.saturating_sub(message.last_time);
     if waited >= after && !dup {
         return Err(format!("message {tag:?} comes to c{who}, and had expired"));
     }

@@ -17,7 +17,7 @@ use super::{Rule, Walk};
 use crate::history::Conn;
 use crate::mqtt::cast::{LETTERS, READER, topic as name_of};
 use crate::mqtt::facts::{LineFact, Name, Tag, Who};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// PUB and PUBREL are sent so often at most.
 const MAX_SENDS: u32 = 5;
@@ -56,11 +56,11 @@ struct Place {
 pub(super) struct Lines {
     held: HashMap<Name, Tag>,
     names: HashMap<Name, Meaning>,
-    places: HashMap<(Who, u8), Place>,
+    places: BTreeMap<(Who, u8), Place>,
     flights: HashMap<(Conn, u8), Flight>,
     // Lines that were no commands: when they came, if that was answered; and those whose letter came to whom.
     junk: HashMap<u32, usize>,
-    refused: HashSet<u32>,
+    refused: BTreeSet<u32>,
     letters: HashSet<(Who, u32)>,
     // Messages whose letters came.
     dead: HashSet<(Who, Tag)>,
@@ -89,6 +89,8 @@ impl Walk<'_> {
             LineFact::Let { name } => {
                 if let Some(message) = self.held(name).and_then(|tag| self.messages.get_mut(tag as usize)) {
                     message.came(at, now, life, 2);
+                    // It may have been refused for now, because it could not be read, and the next one not.
+                    message.unordered |= self.seen.disk_fails && message.lives.0 != life;
                 }
             }
             LineFact::Done { name } => {

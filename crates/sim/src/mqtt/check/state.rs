@@ -65,8 +65,8 @@ pub(super) struct Door {
     pub(super) will: Option<Will>,
     /// There was no session when it came.
     pub(super) anew: bool,
-    /// When CONNACK left.
-    pub(super) greeted: u64,
+    /// When CONNECT came in.
+    pub(super) since: u64,
 }
 
 impl Door {
@@ -92,7 +92,7 @@ impl Door {
             work: HashMap::new(),
             will,
             anew: false,
-            greeted: now,
+            since: now,
         }
     }
 }
@@ -189,9 +189,11 @@ impl Session {
 
     /// It loses its connection.
     pub(super) fn part(&mut self, at: usize, now: u64) {
+        // DISCONNECT, and the end of its transport later, are one end.
+        let first = self.gone.is_none();
         self.gone.get_or_insert((at, now));
         // Of a doubtful one, that connection may have found nothing.
-        if self.ended.is_none() && !self.doubtful {
+        if first && self.ended.is_none() && !self.doubtful {
             self.parted = at;
         }
         if self.lasting == 0 {

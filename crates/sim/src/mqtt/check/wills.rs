@@ -12,7 +12,7 @@ use super::{Rule, Walk};
 use crate::history::Conn;
 use crate::mqtt::cast::EVER;
 use crate::mqtt::facts::{Tag, Who, Will};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// How the connection of a will ended.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ struct State {
 /// All wills there were.
 #[derive(Debug, Default)]
 pub(super) struct Wills {
-    all: HashMap<Tag, State>,
+    all: BTreeMap<Tag, State>,
     current: HashMap<Who, Tag>,
     opened: u64,
 }
