@@ -543,15 +543,25 @@ impl Broker {
         self.touch(id);
     }
 
-    /// Does something when `ticket` is committed, never before what is done later for the same connection.
+    /// Does something when `ticket` is reached.
     fn after(&mut self, ticket: Mark, waiting: Waiting, now: Millis) {
         if self.book.is_reached(ticket) {
             self.perform(waiting, now);
-        } else if self.book.is_committed(ticket.committed) {
+            return;
+        }
+        let ticket = self.behind(ticket);
+        if self.book.is_committed(ticket.committed) {
             self.waiting_written.push_back((ticket, waiting));
         } else {
             self.waiting.push_back((ticket, waiting));
         }
+    }
+
+    /// When something is done that waits for `ticket`, and for its turn: not before what waits already.
+    fn behind(&self, ticket: Mark) -> Mark {
+        let committed = self.book.is_committed(ticket.committed);
+        let waiting = if committed { &self.waiting_written } else { &self.waiting };
+        waiting.back().map_or(ticket, |(before, _)| ticket.and(*before))
     }
 
     /// The next thing that need not wait any more.
@@ -563,11 +573,18 @@ impl Broker {
         })
     }
 
-    /// The ticket for a packet to a connection that must not leave before `ticket`, nor before earlier ones.
+    /// The ticket for a packet to a connection that must not leave before `ticket`, nor before earlier ones: also not
+    /// when `ticket` is reached, and an earlier one still waits for its turn.
     fn in_turn(&mut self, id: ConnId, ticket: Mark) -> Mark {
-        let Some(conn) = self.conn_mut(id) else { return ticket };
-        conn.ticket = conn.ticket.and(ticket);
-        conn.ticket
+        let Some(conn) = self.conn(id) else { return ticket };
+        let mut turn = conn.ticket.and(ticket);
+        if !self.book.is_reached(turn) {
+            turn = self.behind(turn);
+        }
+        if let Some(conn) = self.conn_mut(id) {
+            conn.ticket = turn;
+        }
+        turn
     }
 
     fn perform(&mut self, waiting: Waiting, now: Millis) {

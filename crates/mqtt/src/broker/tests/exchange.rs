@@ -295,3 +295,22 @@ fn what_is_needed_for_long_is_moved_out_of_the_way() {
     rig.subscribe(late, "kept", Qos::AtMostOnce);
     assert_eq!(publishes(&rig.settle(late)), [("kept".into(), 0, 0, false)]);
 }
+
+/// [MQTT-4.6.0-2]. What waits for an early commit may stand behind what waits for a later one, of somebody else.
+#[test]
+fn mqtt_4_6_0_2_answers_keep_their_order_behind_those_of_others() {
+    let mut rig = Rig::new();
+    let (subscriber, _) = rig.durable("s");
+    rig.subscribe(subscriber, "a", Qos::AtLeastOnce);
+    let (one, two) = (rig.clean("one"), rig.clean("two"));
+    rig.publish(one, "a", "first", Qos::AtLeastOnce, 1);
+    // More than one commit takes: these wait for the next ones.
+    for n in 1..=3 {
+        rig.publish(two, "a", &"x".repeat(800 << 10), Qos::AtLeastOnce, n);
+    }
+    // Nobody gets it, so it waits for nothing but its turn.
+    rig.publish(one, "nobody", "second", Qos::AtLeastOnce, 2);
+    rig.commit_once();
+    rig.publish(one, "nobody", "third", Qos::AtLeastOnce, 3);
+    assert_eq!(rig.settle(one), [puback(1), puback(2), puback(3)]);
+}

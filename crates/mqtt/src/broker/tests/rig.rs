@@ -126,6 +126,12 @@ impl Rig {
         }
     }
 
+    /// One commit, of what waits first.
+    pub(super) fn commit_once(&mut self) {
+        assert!(self.store.committer().commit_now().unwrap());
+        self.broker.committed(self.now);
+    }
+
     pub(super) fn dial(&mut self, version: Version) -> ConnId {
         let conn = self.broker.connect(&self.listener, Peer::default(), self.now).unwrap();
         self.ends.insert(
