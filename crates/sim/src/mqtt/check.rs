@@ -149,6 +149,8 @@ impl<'a> Walk<'a> {
                 self.ids.insert((door.who, id), (tag, life));
                 if let Some(message) = self.messages.get_mut(tag as usize) {
                     message.came(at, now, life, self.seen.sent[tag as usize].qos);
+                    // It may have been refused, because the disk was full, the next one not, and nobody have heard of that.
+                    message.unordered |= self.seen.disk_fails && message.lives.0 != life;
                 }
             }
             Fact::Taken { conn, id, ok } => {

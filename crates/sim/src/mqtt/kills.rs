@@ -15,8 +15,19 @@ impl World {
         }
     }
 
+    /// Whether answers to MQTT clients wait for the operating system only. Then only processes are killed, not machines;
+    /// and disks work, because what a disk loses nobody has promised.
+    pub(super) fn buffered(&self) -> bool {
+        self.climate.token && !self.climate.disk_faults
+    }
+
+    /// What of the disk's cache survives a crash, if it is to be that mode.
+    pub(super) fn survives(&self, mode: CrashMode) -> CrashMode {
+        if self.buffered() { CrashMode::KeepAll } else { mode }
+    }
+
     pub(super) fn kill_broker(&mut self, mode: CrashMode) {
-        self.storage.crash(mode);
+        self.storage.crash(self.survives(mode));
         self.broker_is_gone();
     }
 

@@ -6,7 +6,7 @@ use super::world::{End, World};
 use crate::history::Conn;
 use crate::net::Link;
 use bytes::BytesMut;
-use postroad_mqtt::broker::{ListenerConfig, Peer};
+use postroad_mqtt::broker::{Durability, ListenerConfig, Peer};
 use postroad_mqtt::lines::{DoorListener, Role};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -25,9 +25,11 @@ impl World {
 
     pub(super) fn connect(&mut self, who: usize) {
         let now = self.now();
+        let durability = if self.buffered() { Durability::Os } else { Durability::Fsync };
         let (Some(life), Some(Some(client))) = (&mut self.life, self.clients.get_mut(who)) else { return };
         let listener = ListenerConfig {
             receive_maximum: if self.climate.interest { 3 } else { 1024 },
+            durability,
             ..ListenerConfig::default()
         };
         let rules = Arc::new(listener);

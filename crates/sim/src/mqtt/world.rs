@@ -199,6 +199,8 @@ impl World {
                 self.store_letters();
                 if let Some(life) = &self.life {
                     life.store.measure_disk();
+                    // It crashes, or fails: that is found afterwards.
+                    let _ = life.store.committer().sync_now();
                 }
             }
             Kind::Cut => {
@@ -223,7 +225,7 @@ impl World {
                 }
             }
             Kind::ArmKill => {
-                self.armed = CrashMode::ALL[who as usize % 4];
+                self.armed = self.survives(CrashMode::ALL[who as usize % 4]);
                 self.storage.crash_at(self.storage.calls() + 1 + u64::from(how % 12));
             }
             Kind::Restart => self.restart()?,

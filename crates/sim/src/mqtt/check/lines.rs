@@ -33,6 +33,8 @@ struct Flight {
     received: u32,
     released: u32,
     over: bool,
+    // SUB came since it was sent: it may have been parked, and come again.
+    parked: bool,
 }
 
 /// A topic of a consumer.
@@ -166,7 +168,7 @@ impl Walk<'_> {
     /// What was parked is sent as often again.
     fn afresh(&mut self, conn: Conn, topic: u8) {
         if let Some(flight) = self.lines.flights.get_mut(&(conn, topic)) {
-            flight.sends = 0;
+            (flight.sends, flight.parked) = (0, true);
         }
     }
 
@@ -202,6 +204,7 @@ impl Walk<'_> {
             }
             *flight = Flight { name, ..Flight::default() };
         }
+        flight.parked = false;
         flight.sends += 1;
         if flight.sends > MAX_SENDS {
             return Err(format!("{} is sent to {who} for the {}th time", what(), flight.sends));
@@ -268,7 +271,8 @@ impl Walk<'_> {
             Some(LineFact::Received { name }) => {
                 let topic = self.meant(*name);
                 let flight = topic.and_then(|topic| self.flight(conn, topic, *name));
-                if flight.is_some_and(|flight| flight.received == 1 && !flight.over && flight.released == 0)
+                let there = |flight: &mut Flight| !flight.over && flight.released == 0 && !flight.parked;
+                if flight.is_some_and(|flight| flight.received == 1 && there(flight))
                     && why.contains("unknown msgId")
                 {
                     return Err(format!("PUBREC {name} of {who} is answered {why}, and it is on its way"));

@@ -60,8 +60,13 @@ fn world(ask: Ask, rest: &[&[Fact]]) -> Vec<Fact> {
 
 /// Runs the rules; facts are a millisecond apart. Waits stand for themselves.
 fn verdict(sent: &[Sent], facts: Vec<Fact>) -> Result<(), String> {
+    verdict_on(false, sent, facts)
+}
+
+/// The same, on a disk that may fail or be full.
+fn verdict_on(disk_fails: bool, sent: &[Sent], facts: Vec<Fact>) -> Result<(), String> {
     let facts = facts.into_iter().enumerate().map(|(at, fact)| (at as u64, fact)).collect();
-    check(&Seen { facts, sent: sent.to_vec(), ..Seen::default() }).map_err(|broken| broken.why)
+    check(&Seen { facts, sent: sent.to_vec(), disk_fails, ..Seen::default() }).map_err(|broken| broken.why)
 }
 
 fn breaks(what: &str, sent: &[Sent], facts: Vec<Fact>) {
@@ -315,7 +320,9 @@ fn publishers_of_lines() {
 
 #[test]
 fn consumers_of_lines() {
-    use LineFact::{Completed, Deliver, Received, Recorded, Released, Settled, Sub, Subbed, Unsub, Unsubbed};
+    use LineFact::{
+        Completed, Deliver, Error, Received, Recorded, Released, Settled, Sub, Subbed, Unsub, Unsubbed,
+    };
     let two = &[sent(L1, 2), sent(L1, 2)];
     let amy = |fact| line(7, AMY, fact);
     let subscribed = [amy(Sub { topic: L1 }), amy(Subbed { topic: L1 })];
@@ -357,6 +364,57 @@ fn consumers_of_lines() {
     let over = [amy(Completed { name: 1 }), amy(Released { name: 1 })];
     breaks("after its PUBCOMP", two, with(&[&first, &[came(1, 0)], &taken(1, 0), &over]));
     breaks("all was settled", two, with(&[&first, &[Drained, came(1, 0)]]));
+    let why = "ERROR \"unknown msgId\"".to_owned();
+    let unknown = [amy(Received { name: 1 }), amy(Error { to: Some(Box::new(Received { name: 1 })), why })];
+    breaks("it is on its way", two, with(&[&first, &[came(1, 0)], &unknown]));
+    // Parked, brought back, and not sent again yet.
+    let end = [amy(Completed { name: 1 })];
+    keeps(
+        two,
+        with(&[&first, &vec![came(1, 0); 5], &subscribed, &unknown, &[came(1, 0)], &taken(1, 0), &end]),
+    );
+}
+
+#[test]
+fn a_refusal_that_nobody_heard_of() {
+    let two = &[sent(A1, 2), sent(A1, 2)];
+    let first = |tag| Fact::Publish { conn: 1, id: tag as u16 + 1, tag, dup: false };
+    let again = |tag| Fact::Publish { conn: 3, id: tag as u16 + 1, tag, dup: true };
+    let taken = |tag| Fact::Taken { conn: 3, id: tag as u16 + 1, ok: true };
+    let back = [
+        Closed,
+        Opened,
+        connect(3, PUBLISHER),
+        Connack { conn: 3, present: true },
+        connect(2, SUBSCRIBER),
+        Connack { conn: 2, present: true },
+    ];
+    let published = [first(0), first(1)];
+    let facts = world(
+        ask(0, 2),
+        &[
+            &published,
+            &back,
+            &[again(0), taken(0), again(1), taken(1)],
+            &[deliver(1, 1)],
+            &take(1, 1),
+            &[deliver(2, 0)],
+            &take(2, 0),
+        ],
+    );
+    assert_eq!(verdict_on(true, two, facts.clone()), Ok(()), "the disk was full for the first one alone");
+    breaks("comes to c3 after", two, facts);
+}
+
+#[test]
+fn a_goodbye_and_the_end_of_its_transport_are_one_end() {
+    let one = &[sent(A1, 2)];
+    let gone = |polite| [Fact::Gone { conn: 2, polite }];
+    let clean = Fact::Connect { conn: 3, who: SUBSCRIBER, clean: true, lasting: EVER, window: 2, will: None };
+    let anew = [clean, Connack { conn: 3, present: false }];
+    // What was taken while it was there had to come; what was taken after it may have waited, and die with the session.
+    breaks("is lost for c3", one, world(ask(0, 2), &[&publish(1, 0), &gone(true), &gone(false), &anew]));
+    keeps(one, world(ask(0, 2), &[&gone(true), &publish(1, 0), &gone(false), &anew]));
 }
 
 #[test]
