@@ -53,6 +53,11 @@ impl Book {
         before != self.at
     }
 
+    /// How far the store was when it was asked.
+    pub(super) fn at(&self) -> Mark {
+        self.at
+    }
+
     pub(super) fn is_committed(&self, ticket: Ticket) -> bool {
         ticket <= self.at.committed
     }

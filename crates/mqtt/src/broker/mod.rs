@@ -45,6 +45,7 @@ mod subscribe;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use again::{Post, PostError, Posted};
 pub use config::{BrokerConfig, Durability, DurabilityRule, ListenerConfig, Overflow, Planted};
@@ -71,8 +72,9 @@ use session::Target;
 use slab::Slab;
 use smallvec::SmallVec;
 use state::State;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use turns::Turns;
 
 /// Bytes of one packet that are as good as a packet for the keep alive: who sends fewer in one and a half times of it is
 /// not there.
@@ -156,9 +158,7 @@ pub struct Broker {
     state: State,
     conns: Slab<Conn>,
     next_generation: u32,
-    // What waits for a commit; and what only waits for a write, or has seen its commit.
-    waiting: VecDeque<(Mark, Waiting)>,
-    waiting_written: VecDeque<(Mark, Waiting)>,
+    waiting: Turns<Waiting>,
     timers: BTreeSet<(Millis, Timer)>,
     touched: Vec<ConnId>,
     // Old messages that were written again: their numbers, and those of the copies, until these are committed.
@@ -215,8 +215,7 @@ impl Broker {
             state: fold.finish(),
             conns: Slab::new(),
             next_generation: 1,
-            waiting: VecDeque::new(),
-            waiting_written: VecDeque::new(),
+            waiting: Turns::default(),
             over_buffered: true,
             timers: BTreeSet::new(),
             touched: Vec::new(),
@@ -343,8 +342,7 @@ impl Broker {
         if self.book.failure().is_some() || !self.book.refresh() {
             return;
         }
-        // In this order: what is behind a commit comes later than what the same connection got without one.
-        while let Some((_, waiting)) = self.next_reached() {
+        while let Some(waiting) = self.waiting.next(self.book.at()) {
             self.perform(waiting, now);
         }
         self.release_held();
@@ -407,11 +405,11 @@ impl Broker {
     /// What something waits for: flush the store, and call [`Broker::committed`] when a part of it is reached.
     pub fn pending(&mut self) -> Option<Mark> {
         let appended = self.book.appended;
-        let mut mark = match (self.waiting.is_empty(), self.waiting_written.is_empty()) {
-            (true, true) if std::mem::take(&mut self.overdue) => appended,
-            (true, true) => Mark::NOW,
-            (true, false) => Mark::written(appended.written),
-            (false, _) => appended,
+        let mut mark = match self.waiting.waits() {
+            (false, false) if std::mem::take(&mut self.overdue) => appended,
+            (false, false) => Mark::NOW,
+            (false, true) => Mark::written(appended.written),
+            (true, _) => appended,
         };
         if mark.committed == Ticket(0)
             && let Some(ticket) = self.letters.waits_for()
@@ -549,28 +547,7 @@ impl Broker {
             self.perform(waiting, now);
             return;
         }
-        let ticket = self.behind(ticket);
-        if self.book.is_committed(ticket.committed) {
-            self.waiting_written.push_back((ticket, waiting));
-        } else {
-            self.waiting.push_back((ticket, waiting));
-        }
-    }
-
-    /// When something is done that waits for `ticket`, and for its turn: not before what waits already.
-    fn behind(&self, ticket: Mark) -> Mark {
-        let committed = self.book.is_committed(ticket.committed);
-        let waiting = if committed { &self.waiting_written } else { &self.waiting };
-        waiting.back().map_or(ticket, |(before, _)| ticket.and(*before))
-    }
-
-    /// The next thing that need not wait any more.
-    fn next_reached(&mut self) -> Option<(Mark, Waiting)> {
-        let Self { book, waiting, waiting_written, .. } = self;
-        [waiting_written, waiting].into_iter().find_map(|waiting| match waiting.front() {
-            Some((mark, _)) if book.is_reached(*mark) => waiting.pop_front(),
-            _ => None,
-        })
+        self.waiting.push(ticket, waiting, self.book.at());
     }
 
     /// The ticket for a packet to a connection that must not leave before `ticket`, nor before earlier ones: also not
@@ -579,7 +556,7 @@ impl Broker {
         let Some(conn) = self.conn(id) else { return ticket };
         let mut turn = conn.ticket.and(ticket);
         if !self.book.is_reached(turn) {
-            turn = self.behind(turn);
+            turn = self.waiting.behind(turn, self.book.at());
         }
         if let Some(conn) = self.conn_mut(id) {
             conn.ticket = turn;
