@@ -1,14 +1,14 @@
 //! A server as a process group of ours, which ends when we do, however we end.
 //!
-//! Two helpers see to it, both plain `sh`, each with a pipe from us for its stdin, which the system closes
-//! when our process is gone: a *gate* before the server, which starts it only when told to, and a *watcher*
-//! beside it, which kills the group and removes its directory. So there is no moment at which our death
-//! leaves a server behind.
+//! Three helpers see to it, all plain `sh`, each with a pipe from us for its stdin, which the system closes
+//! when our process is gone: a *keeper*, which is there before the directory is and removes it, a *gate* before
+//! the server, which starts it only when told to, and a *watcher* beside it, which kills the group and then
+//! removes the directory. So there is no moment at which our death leaves anything behind.
 
 use crate::places;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -20,9 +20,12 @@ use std::time::{Duration, Instant};
 /// Every process of a run has it in its environment, also those that left the group.
 pub(crate) const MARK: &str = "POSTROAD_TESTBED_RUN";
 const LOG: &str = "broker.log";
+/// What names of runs begin with that end with us.
+pub(crate) const ENDS: &str = "run";
 /// How often a state that will change by itself is looked at.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
+const KEEPER: &str = r#"read -r leave || rm -rf -- "$1" || rm -rf -- "$1""#;
 const GATE: &str = r#"read -r go && exec "$@" </dev/null"#;
 const WATCHER: &str = r#"
 read -r leave && exit 0
@@ -75,6 +78,8 @@ impl Launch {
 pub(crate) struct Run {
     pub(crate) name: String,
     pub(crate) dir: PathBuf,
+    /// Of one that ends with us.
+    keeper: Option<Helper>,
 }
 
 impl Run {
@@ -84,8 +89,14 @@ impl Run {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{prefix}-{}-{number}-{what}", std::process::id());
         let dir = places::runs()?.join(&name);
+        let keeper = (prefix == ENDS).then(|| Helper::start(KEEPER, [dir.as_os_str()])).transpose()?;
         fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-        Ok(Self { name, dir })
+        Ok(Self { name, dir, keeper })
+    }
+
+    /// One that another process made, or left.
+    pub(crate) fn of(name: String, dir: PathBuf) -> Self {
+        Self { name, dir, keeper: None }
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -93,12 +104,15 @@ impl Run {
     }
 
     /// Removes the directory, also while the last process writes its last file.
-    pub(crate) fn remove(&self) {
+    pub(crate) fn remove(&mut self) {
         for _ in 0..50 {
             if fs::remove_dir_all(&self.dir).is_ok() || !self.dir.exists() {
-                return;
+                break;
             }
             std::thread::sleep(POLL);
+        }
+        if let Some(keeper) = self.keeper.take() {
+            keeper.dismiss();
         }
     }
 }
@@ -225,32 +239,37 @@ pub(crate) fn gated(command: &Command) -> Command {
 pub(crate) struct Process {
     child: Child,
     pub(crate) group: Group,
-    watcher: Option<Watcher>,
+    watcher: Option<Helper>,
 }
 
+/// A shell that does its work when its stdin ends, unless it is told to leave.
 #[derive(Debug)]
-struct Watcher {
+struct Helper {
     child: Child,
     pipe: ChildStdin,
 }
 
-impl Watcher {
-    fn start(group: &Group, dir: &Path) -> Result<Self> {
+impl Helper {
+    fn start<T: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = T>) -> Result<Self> {
         let mut child = Command::new("sh")
-            .args(["-c", WATCHER, "sh", &group.leader.to_string(), &group.run])
-            .arg(dir)
-            .arg(MARK)
+            .args(["-c", script, "sh"])
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             // Not one of those that a watcher above us ends.
             .env_remove(MARK)
-            // Control-C in a terminal goes to the group of the test; the watcher outlives it.
+            // Control-C in a terminal goes to the group of the test; the helper outlives it.
             .process_group(0)
             .spawn()
             .context("cannot start sh")?;
         let pipe = child.stdin.take().context("sh has no stdin")?;
         Ok(Self { child, pipe })
+    }
+
+    fn watch(group: &Group, dir: &Path) -> Result<Self> {
+        let leader = group.leader.to_string();
+        Self::start(WATCHER, [leader.as_ref(), group.run.as_ref(), dir.as_os_str(), MARK.as_ref()])
     }
 
     fn dismiss(mut self) {
@@ -275,7 +294,7 @@ impl Process {
         let mut child = gated.stdin(Stdio::piped()).process_group(0).spawn().context("cannot start sh")?;
         let group = Group { leader: child.id() as i32, run: run.name.clone() };
         let mut gate = child.stdin.take().context("sh has no stdin")?;
-        let watcher = if stays { None } else { Some(Watcher::start(&group, &run.dir)?) };
+        let watcher = if stays { None } else { Some(Helper::watch(&group, &run.dir)?) };
         gate.write_all(b"go\n").context("opening the gate")?;
         Ok(Self { child, group, watcher })
     }
@@ -340,7 +359,7 @@ pub(crate) fn leftovers() -> Result<Vec<Run>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix("run-").and_then(|rest| rest.split('-').next()?.parse::<i32>().ok());
         if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
-            found.push(Run { dir: entry.path(), name });
+            found.push(Run::of(name, entry.path()));
         }
     }
     Ok(found)
@@ -348,7 +367,7 @@ pub(crate) fn leftovers() -> Result<Vec<Run>> {
 
 /// Ends what dead owners left (their watchers were killed, too) and removes its files.
 pub(crate) fn sweep() -> Result<()> {
-    for run in leftovers()? {
+    for mut run in leftovers()? {
         for pid in marked(&run.name).into_iter().filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -359,8 +378,23 @@ pub(crate) fn sweep() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_alive;
+    use super::{ENDS, POLL, Run, is_alive};
     use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn who_dies_before_anything_is_started_leaves_no_directory() {
+        let run = Run::create(ENDS, "nothing").unwrap();
+        let dir = run.dir.clone();
+        assert!(dir.is_dir());
+        // As the system does it when a process is killed: its ends of pipes are closed, and nothing else.
+        drop(run);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while dir.exists() {
+            assert!(Instant::now() < deadline, "{} is left", dir.display());
+            std::thread::sleep(POLL);
+        }
+    }
 
     #[test]
     fn a_process_that_has_ended_is_not_alive_before_it_is_waited_for() {
@@ -369,9 +403,9 @@ mod tests {
         let pid = child.id() as i32;
         assert!(is_alive(pid));
         drop(child.stdin.take());
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while is_alive(pid) {
-            assert!(std::time::Instant::now() < deadline, "a zombie counts as alive");
+            assert!(Instant::now() < deadline, "a zombie counts as alive");
             std::thread::yield_now();
         }
         child.wait().unwrap();

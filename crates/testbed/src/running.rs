@@ -122,7 +122,7 @@ impl Running {
     /// A process of ours.
     pub(crate) fn native(program: Program, limit: Duration, stays: bool) -> Result<Self> {
         let ports = Ports::claim(program.broker)?;
-        let run = Run::create(if stays { "up" } else { "run" }, program.broker.name())?;
+        let mut run = Run::create(if stays { "up" } else { process::ENDS }, program.broker.name())?;
         let launch = recipe::prepare(&program, &run, &ports).inspect_err(|_| run.remove())?;
         let mut running = Self {
             broker: program.broker,
@@ -386,7 +386,7 @@ impl Left {
     /// Removes the files of one whose processes are gone.
     pub(crate) fn remove_files(&self) {
         if let Self::Process { group, dir } = self {
-            Run { name: group.run.clone(), dir: dir.clone() }.remove();
+            Run::of(group.run.clone(), dir.clone()).remove();
         }
     }
 
@@ -404,7 +404,7 @@ impl Left {
     pub(crate) fn log_tail(&self, lines: usize) -> Result<String> {
         match self {
             Self::Process { dir, group } => {
-                let run = Run { name: group.run.clone(), dir: dir.clone() };
+                let run = Run::of(group.run.clone(), dir.clone());
                 Ok(process::tail(&run.log(), lines))
             }
             Self::Container { project } => {

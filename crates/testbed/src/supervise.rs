@@ -1,6 +1,6 @@
 //! A command that cannot leave anything behind: what it starts ends with it, and it ends with us.
 
-use crate::process::{Group, MARK, Process, Run, marked};
+use crate::process::{ENDS, Group, MARK, Process, Run, marked};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ pub struct Ended {
     pub status: ExitStatus,
     /// Processes that it had left when it ended, and that are gone now.
     pub left: Vec<String>,
-    /// Files that it had left in its temporary directory, and that are gone now.
+    /// Files that it had left in its temporary directory, and that are gone now; of a directory one that is in it.
     pub files: Vec<PathBuf>,
 }
 
 /// Runs a command in a process group and with a temporary directory (`TMPDIR`) of its own. When it ends, and when
 /// we end, by whatever signal, both are taken away, with processes that left the group but not their environment.
 pub fn run(what: &str, command: &Command) -> Result<Ended> {
-    let run = Run::create("run", what)?;
+    let mut run = Run::create(ENDS, what)?;
     let temporary = run.dir.join("tmp");
     let ended = fs::create_dir(&temporary).context("making its temporary directory").and_then(|()| {
         let mut gated = crate::process::gated(command);
@@ -38,7 +38,7 @@ pub fn run(what: &str, command: &Command) -> Result<Ended> {
             left = left_by(&process.group);
         }
         process.kill();
-        let files = fs::read_dir(&temporary)?.flatten().map(|entry| entry.path()).collect();
+        let files = fs::read_dir(&temporary)?.flatten().map(|entry| sample(entry.path())).collect();
         Ok(Ended { status, left, files })
     });
     run.remove();
@@ -52,6 +52,12 @@ fn left_by(group: &Group) -> Vec<String> {
     pids.sort_unstable();
     pids.dedup();
     pids.into_iter().map(|pid| format!("process {pid}: {}", command_line(pid))).collect()
+}
+
+/// A file of a directory: its own name often says nothing.
+fn sample(path: PathBuf) -> PathBuf {
+    let first = fs::read_dir(&path).ok().and_then(|mut entries| entries.next()?.ok());
+    first.map_or(path, |entry| entry.path())
 }
 
 fn command_line(pid: i32) -> String {
