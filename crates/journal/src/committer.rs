@@ -10,6 +10,7 @@
 //! one order: what is committed, or written, is everything up to some cycle.
 
 mod options;
+mod pace;
 mod unsynced;
 
 pub use options::{CommitStats, CommitterOptions, Planted, SyncMode};
@@ -17,6 +18,7 @@ pub use options::{CommitStats, CommitterOptions, Planted, SyncMode};
 use crate::error::JournalError;
 use crate::journal::{Inner, Synced, Wish};
 use crate::storage::{LockGuard, Storage, StorageFile};
+use pace::Pace;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -107,6 +109,7 @@ pub struct Committer {
     stalled: AtomicBool,
     bytes: AtomicU64,
     last_bytes: AtomicU64,
+    pace: Pace,
     started: Instant,
     // When an inline commit began, in microseconds since `started`; 0: none runs.
     inline_since: AtomicU64,
@@ -161,6 +164,7 @@ impl Committer {
             stalled: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             last_bytes: AtomicU64::new(0),
+            pace: Pace::default(),
             started: Instant::now(),
             inline_since: AtomicU64::new(0),
             failed: Mutex::new(None),
@@ -347,6 +351,11 @@ impl Committer {
         (since > 0).then(|| Duration::from_micros(self.micros().saturating_sub(since)))
     }
 
+    /// Bytes that one batch of a journal takes, about.
+    pub(crate) fn batch_bytes(&self) -> usize {
+        self.options.max_batch_bytes.saturating_mul(self.pace.factor())
+    }
+
     fn micros(&self) -> u64 {
         self.started.elapsed().as_micros() as u64 + 1
     }
@@ -470,7 +479,7 @@ impl Committer {
     /// full disk.
     fn write(&self, running: &mut Running, cycle: &mut Cycle) -> Result<(), JournalError> {
         let mut files: Vec<(Arc<dyn StorageFile>, PathBuf)> = Vec::with_capacity(cycle.journals.len());
-        let mut written = 0;
+        let (mut written, start) = (0, self.threaded.load(Ordering::Relaxed).then(Instant::now));
         let syncs = self.options.sync == SyncMode::Fdatasync;
         // Unsynced files are held open.
         cycle.syncs |= !syncs
@@ -510,6 +519,9 @@ impl Committer {
                 self.add_unsynced(&running.unsynced, &mut files);
             }
             self.sync(&files, !running.unsynced.is_empty())?;
+        }
+        if let Some(start) = start.filter(|_| cycle.syncs) {
+            self.pace.note(written, start.elapsed());
         }
         let near_floor = self.free.load(Ordering::Relaxed) < self.options.disk_floor.saturating_mul(4);
         if near_floor || cycle.number.is_multiple_of(64) {

@@ -524,7 +524,7 @@ impl Writer<'_> {
         fields: impl FnOnce(&mut Vec<u8>),
         message: Option<i64>,
     ) {
-        let limit = self.inner.committer.options.max_batch_bytes;
+        let limit = self.inner.committer.batch_bytes();
         let full = self.state.queue.back().is_none_or(|b| !b.empty && b.bytes.len() + estimate > limit);
         if full {
             self.inner.push_batch(&mut self.state);

@@ -38,7 +38,9 @@ pub struct Planted {
 pub struct CommitterOptions {
     /// When a record counts as committed.
     pub sync: SyncMode,
-    /// Bytes that one commit writes to one journal, about. Larger writes are throttled by disks.
+    /// Bytes that one commit writes to one journal, about, where a commit that writes little takes no longer than a
+    /// millisecond: fast disks throttle larger writes. Where it takes longer, up to 16 times as many. (A thread of
+    /// [`spawn`](super::Committer::spawn) measures that.)
     pub max_batch_bytes: usize,
     /// Bytes that may wait for the disk in all journals together.
     pub max_queued_bytes: u64,
