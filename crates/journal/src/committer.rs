@@ -11,6 +11,7 @@
 
 mod options;
 mod pace;
+mod remover;
 mod unsynced;
 
 pub use options::{CommitStats, CommitterOptions, Planted, SyncMode};
@@ -19,6 +20,7 @@ use crate::error::JournalError;
 use crate::journal::{Inner, Synced, Wish};
 use crate::storage::{LockGuard, Storage, StorageFile};
 use pace::Pace;
+use remover::Remover;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -110,6 +112,7 @@ pub struct Committer {
     bytes: AtomicU64,
     last_bytes: AtomicU64,
     pace: Pace,
+    remover: Arc<Remover>,
     started: Instant,
     // When an inline commit began, in microseconds since `started`; 0: none runs.
     inline_since: AtomicU64,
@@ -165,6 +168,7 @@ impl Committer {
             bytes: AtomicU64::new(0),
             last_bytes: AtomicU64::new(0),
             pace: Pace::default(),
+            remover: Arc::default(),
             started: Instant::now(),
             inline_since: AtomicU64::new(0),
             failed: Mutex::new(None),
@@ -351,6 +355,16 @@ impl Committer {
         (since > 0).then(|| Duration::from_micros(self.micros().saturating_sub(since)))
     }
 
+    /// Has files of segments deleted that left a journal; false if there is no thread for it.
+    pub(crate) fn remove_soon(&self, journal: &Arc<Inner>) -> bool {
+        self.remover.push(journal)
+    }
+
+    /// Waits until nothing is left to delete.
+    pub(crate) fn finish_removals(&self) {
+        self.remover.finish();
+    }
+
     /// Bytes that one batch of a journal takes, about.
     pub(crate) fn batch_bytes(&self) -> usize {
         self.options.max_batch_bytes.saturating_mul(self.pace.factor())
@@ -365,17 +379,22 @@ impl Committer {
         self.cycle(&mut lock(&self.running))
     }
 
-    /// Starts the committing thread. It ends after [`Committer::stop`] or a failure; `on_failure` is called once then.
+    /// Starts the committing thread, and one that deletes old segments. They end after [`Committer::stop`] or a failure;
+    /// `on_failure` is called once then.
     pub fn spawn(
         self: &Arc<Self>,
         on_failure: impl FnOnce(JournalError) + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
         let committer = self.clone();
+        let remover = self.remover.spawn()?;
         self.threaded.store(true, Ordering::Relaxed);
         std::thread::Builder::new().name("postroad-commit".into()).spawn(move || {
-            if let Err(error) = committer.run() {
+            let result = committer.run();
+            committer.remover.close();
+            if let Err(error) = result {
                 on_failure(error);
             }
+            let _ = remover.join();
         })
     }
 

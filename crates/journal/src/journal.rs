@@ -1,6 +1,7 @@
 //! One log: its segments, what waits to be written, and where each message is.
 
 mod commit;
+mod removal;
 
 pub(crate) use commit::{Synced, Wish};
 
@@ -154,6 +155,8 @@ pub(crate) struct State {
     last_time: u64,
     // The capacity the next batch starts with.
     hint: usize,
+    // Segments that are not part of the log any more and whose files are to be deleted, oldest first.
+    leaving: VecDeque<Segment>,
     // A segment could not be deleted durably: nothing is trimmed any more.
     stuck: bool,
 }
@@ -208,6 +211,7 @@ impl Journal {
             unsynced: None,
             last_time,
             hint: 256,
+            leaving: VecDeque::new(),
             stuck: false,
         };
         let inner = Inner { committer, dir, options, state: Mutex::new(state), observer: OnceLock::new() };
@@ -337,41 +341,6 @@ impl Journal {
         let state = lock(&self.inner.state);
         let sealed = state.segments.len().saturating_sub(1);
         state.segments.iter().take(sealed).map(|s| (s.next_seq() - 1, s.end, s.header.time)).collect()
-    }
-
-    /// Deletes the whole segments before message `seq`; says the first message kept. Never the last segment.
-    pub fn trim(&self, seq: u64) -> Result<u64, JournalError> {
-        let (gone, first) = {
-            let mut state = lock(&self.inner.state);
-            let count = state.trimmable(seq);
-            let gone: Vec<Segment> = state.segments.drain(..count).collect();
-            if let Some(last) = gone.last() {
-                let number = last.header.number;
-                self.inner.evict(&mut state, |chunk| chunk.number <= number);
-            }
-            (gone, state.segments.front().map_or(1, |s| s.header.base))
-        };
-        let storage = &self.inner.committer.storage;
-        // Oldest first, and each durably before the next: a power cut in between leaves no gap in the rest.
-        let mut gone = VecDeque::from(gone);
-        while let Some(segment) = gone.pop_front() {
-            let removed = storage.remove(&segment.path);
-            let is_there = removed.is_err();
-            let removed = removed.map_err(|e| JournalError::io("delete", &segment.path, e));
-            let Err(error) = removed.and_then(|()| self.inner.sync_dir()) else { continue };
-            // Whether its name comes back with the next power cut, nobody knows: those behind it stay until a start has
-            // looked.
-            if is_there {
-                gone.push_front(segment);
-            }
-            let mut state = lock(&self.inner.state);
-            state.stuck = true;
-            while let Some(segment) = gone.pop_back() {
-                state.segments.push_front(segment);
-            }
-            return Err(error);
-        }
-        Ok(first)
     }
 
     /// Before a clean exit, with everything committed: cuts the filler off.

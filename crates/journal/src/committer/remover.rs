@@ -1,0 +1,74 @@
+//! A thread that deletes files, so that nobody who appends or commits waits for that.
+
+use super::{Arc, Condvar, Mutex, PoisonError, lock};
+use crate::journal::Inner;
+use std::collections::VecDeque;
+use std::thread::JoinHandle;
+
+#[derive(Default)]
+struct Jobs {
+    waiting: VecDeque<Arc<Inner>>,
+    working: bool,
+    // The thread runs, and takes more.
+    open: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Remover {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+}
+
+impl Remover {
+    pub(super) fn spawn(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
+        let remover = self.clone();
+        let thread =
+            std::thread::Builder::new().name("postroad-remove".into()).spawn(move || remover.run())?;
+        lock(&self.jobs).open = true;
+        Ok(thread)
+    }
+
+    /// False if there is no thread for it.
+    pub(super) fn push(&self, journal: &Arc<Inner>) -> bool {
+        let mut jobs = lock(&self.jobs);
+        if jobs.open {
+            jobs.waiting.push_back(journal.clone());
+            self.changed.notify_all();
+        }
+        jobs.open
+    }
+
+    /// Waits until nothing is left to delete.
+    pub(super) fn finish(&self) {
+        let jobs = lock(&self.jobs);
+        let busy = |jobs: &mut Jobs| jobs.working || !jobs.waiting.is_empty();
+        drop(self.changed.wait_while(jobs, busy).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes no more; the thread ends when all is deleted.
+    pub(super) fn close(&self) {
+        lock(&self.jobs).open = false;
+        self.changed.notify_all();
+    }
+
+    fn run(&self) {
+        loop {
+            let journal = {
+                let jobs = lock(&self.jobs);
+                let idle = |jobs: &mut Jobs| jobs.waiting.is_empty() && jobs.open;
+                let mut jobs = self.changed.wait_while(jobs, idle).unwrap_or_else(PoisonError::into_inner);
+                let Some(journal) = jobs.waiting.pop_front() else { return };
+                jobs.working = true;
+                journal
+            };
+            if let Err(error) = journal.remove_leaving() {
+                tracing::warn!(%error, "old segments could not be deleted");
+            }
+            // Before it is said to be done: who waits may open the same log again.
+            drop(journal);
+            lock(&self.jobs).working = false;
+            self.changed.notify_all();
+        }
+    }
+}
