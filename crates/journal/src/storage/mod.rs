@@ -12,6 +12,7 @@
 //! - a directory made by [`Storage::create_dir_all`]: on return.
 
 mod real;
+mod release;
 mod sim;
 mod through;
 

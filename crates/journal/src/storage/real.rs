@@ -12,7 +12,7 @@ use std::{
 use rustix::fs::FlockOperation;
 
 use super::through::{Scratch, Through};
-use super::{DirEntry, LockGuard, OpenMode, Storage, StorageFile};
+use super::{DirEntry, LockGuard, OpenMode, Storage, StorageFile, release};
 
 /// Files on the operating system's disk.
 ///
@@ -139,6 +139,7 @@ impl Storage for RealStorage {
             }
         }
         let file = options.open(path)?;
+        release::hold(&file)?;
         if mode != OpenMode::Read {
             self.check_device(path, &file)?;
         }
@@ -151,7 +152,7 @@ impl Storage for RealStorage {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
+        release::remove(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
