@@ -11,7 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const STEP: u64 = 2 << 20;
+const STEP: u64 = 1 << 20;
+/// So many times longer than a step takes, others have the disk to themselves.
+const REST: u32 = 4;
 
 /// Says that the file is in use. An error: it is being freed, and has no name any more.
 pub(super) fn hold(file: &File) -> io::Result<()> {
@@ -48,8 +50,7 @@ fn shorten(file: &File) {
         if file.set_len(len).is_err() {
             return;
         }
-        // Half of the time is for others.
-        std::thread::sleep(start.elapsed().min(Duration::from_millis(20)));
+        std::thread::sleep((start.elapsed() * REST).min(Duration::from_millis(20)));
     }
 }
 
