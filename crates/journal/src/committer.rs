@@ -360,9 +360,9 @@ impl Committer {
         self.remover.push(journal)
     }
 
-    /// Waits until nothing is left to delete.
-    pub(crate) fn finish_removals(&self) {
-        self.remover.finish();
+    /// Waits until nothing is left to delete of the log in `dir`.
+    pub(crate) fn finish_removals(&self, dir: &Path) {
+        self.remover.finish(dir);
     }
 
     /// Bytes that one batch of a journal takes, about.

@@ -53,7 +53,7 @@ impl Journal {
         fold: &mut dyn FnMut(&RecordView<'_>) -> Result<(), String>,
     ) -> Result<(Self, Recovery), JournalError> {
         // Of an earlier opening of the same log.
-        committer.finish_removals();
+        committer.finish_removals(dir);
         let storage = &committer.storage;
         let entries = match storage.list(dir) {
             // A new log: its directory is made by the first commit, so that whoever asks for it need not wait for the disk.

@@ -58,8 +58,12 @@ impl Storage for Reluctant {
 }
 
 fn open(committer: &Arc<Committer>) -> Journal {
+    open_in(committer, "/d/log")
+}
+
+fn open_in(committer: &Arc<Committer>, dir: &str) -> Journal {
     let options = JournalOptions { name: "log".into(), segment_bytes: 1 };
-    Journal::open(committer, Path::new("/d/log"), options, &mut |_| Ok(())).unwrap().0
+    Journal::open(committer, Path::new(dir), options, &mut |_| Ok(())).unwrap().0
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -98,6 +102,8 @@ fn nobody_waits_for_a_deletion_but_who_opens_the_log_again() {
     assert_eq!(files(), before, "it is deleted on this thread");
     publish(&committer, &journal);
     assert_eq!(journal.trim(5).unwrap(), 5, "more may go before the first are gone");
+
+    publish(&committer, &open_in(&committer, "/d/other"));
 
     let again = {
         let committer = committer.clone();

@@ -3,12 +3,14 @@
 use super::{Arc, Condvar, Mutex, PoisonError, lock};
 use crate::journal::Inner;
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 #[derive(Default)]
 struct Jobs {
     waiting: VecDeque<Arc<Inner>>,
-    working: bool,
+    // The log whose files go now.
+    working: Option<PathBuf>,
     // The thread runs, and takes more.
     open: bool,
 }
@@ -39,10 +41,12 @@ impl Remover {
         jobs.open
     }
 
-    /// Waits until nothing is left to delete.
-    pub(super) fn finish(&self) {
+    /// Waits until nothing is left to delete of the log in `dir`.
+    pub(super) fn finish(&self, dir: &Path) {
         let jobs = lock(&self.jobs);
-        let busy = |jobs: &mut Jobs| jobs.working || !jobs.waiting.is_empty();
+        let busy = |jobs: &mut Jobs| {
+            jobs.working.as_deref() == Some(dir) || jobs.waiting.iter().any(|journal| journal.dir == dir)
+        };
         drop(self.changed.wait_while(jobs, busy).unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -59,7 +63,7 @@ impl Remover {
                 let idle = |jobs: &mut Jobs| jobs.waiting.is_empty() && jobs.open;
                 let mut jobs = self.changed.wait_while(jobs, idle).unwrap_or_else(PoisonError::into_inner);
                 let Some(journal) = jobs.waiting.pop_front() else { return };
-                jobs.working = true;
+                jobs.working = Some(journal.dir.clone());
                 journal
             };
             if let Err(error) = journal.remove_leaving() {
@@ -67,7 +71,7 @@ impl Remover {
             }
             // Before it is said to be done: who waits may open the same log again.
             drop(journal);
-            lock(&self.jobs).working = false;
+            lock(&self.jobs).working = None;
             self.changed.notify_all();
         }
     }
