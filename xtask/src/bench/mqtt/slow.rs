@@ -4,9 +4,10 @@ use super::brokers::{Brand, Broker};
 use super::speed::{Load, Shape};
 use crate::bench::report::{Report, Row, Sample, Style, Table, ms, thousands};
 
-/// Who publishes to whom and the window: a few clients with much under way, so many that batches can grow, and one with
+/// Who publishes to whom and the window: a few clients with much under way, so many that batches can grow, more, and one with
 /// nothing to put into a batch.
-const SHAPES: [(Shape, u16); 3] = [(Shape::Pairs(4), 100), (Shape::Pairs(100), 100), (Shape::Pairs(1), 1)];
+const SHAPES: [(Shape, u16); 4] =
+    [(Shape::Pairs(4), 100), (Shape::Pairs(100), 100), (Shape::Pairs(100), 1000), (Shape::Pairs(1), 1)];
 
 const AS_IT_IS: &str = "as it is";
 const SLOWER: &str = "5 ms slower";
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn both_disks_of_a_load_are_one_line_with_their_ratio() {
         let runs = runs(&[0, 1, 2], false);
-        assert_eq!(runs.len(), 12, "three shapes at QoS 1 and 2 on both");
+        assert_eq!(runs.len(), 16, "four shapes at QoS 1 and 2 on both");
         assert!(runs.iter().all(|(broker, _, disk)| broker.slow_disk == (*disk == SLOWER)));
         let mut slow = Slow::new(STYLE);
         assert!(slow.table().is_none());
