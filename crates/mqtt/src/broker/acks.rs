@@ -207,22 +207,47 @@ impl Broker {
             return;
         }
         self.over_buffered &= buffered;
+        if self.over.is_empty() {
+            self.over_since = now;
+            self.make_due(now);
+        }
         match self.over.last_mut() {
             Some((session, _, last)) if *session == id && *last + 1 == number => *last = number,
             _ => self.over.push((id, number, number)),
-        }
-        if self.over.len() == 1 {
-            self.make_due(now);
         }
         if self.over.len() >= 1024 {
             self.log_over(now);
         }
     }
 
+    fn lazy(&self) -> Millis {
+        u64::try_from(self.config.lazy.as_millis()).unwrap_or(0)
+    }
+
     /// What nobody waits for is committed soon.
     pub(super) fn make_due(&mut self, now: Millis) {
-        let lazy = u64::try_from(self.config.lazy.as_millis()).unwrap_or(0);
-        self.timers.insert((now + lazy, Timer::Lazy));
+        self.timers.insert((now + self.lazy(), Timer::Lazy));
+    }
+
+    /// Time for what nobody waits for.
+    pub(super) fn log_lazily(&mut self, now: Millis) {
+        let due = self.over_since + self.lazy();
+        if self.over.is_empty() || now >= due {
+            self.log_over(now);
+        } else {
+            // It was made due by others, which have been written meanwhile.
+            self.log_stored(now);
+            self.timers.insert((due, Timer::Lazy));
+        }
+        self.overdue = true;
+    }
+
+    /// Exchanges that are over join a commit that somebody waits for, if they have been for a while: a slow disk so
+    /// does without a commit for them alone.
+    pub(super) fn log_over_beside(&mut self, now: Millis) {
+        if !self.over.is_empty() && now >= self.over_since + self.lazy() / 4 {
+            self.log_over(now);
+        }
     }
 
     /// Writes the exchanges that are over to the log. Nobody waits for it.

@@ -174,6 +174,8 @@ pub struct Broker {
     over: Vec<(u64, u64, u64)>,
     // None of them need be synced.
     over_buffered: bool,
+    // When the first of them was.
+    over_since: Millis,
     // Nobody waits for what was appended last, but it is time.
     overdue: bool,
     draining: bool,
@@ -217,6 +219,7 @@ impl Broker {
             next_generation: 1,
             waiting: Turns::default(),
             over_buffered: true,
+            over_since: 0,
             timers: BTreeSet::new(),
             touched: Vec::new(),
             moving: snapshot::Moving::default(),
@@ -365,10 +368,7 @@ impl Broker {
                 Timer::Queue(queue) => self.tick_queue(queue, now),
                 Timer::Letters => self.advance_letters(now),
                 Timer::Sys => self.publish_sys(now),
-                Timer::Lazy => {
-                    self.log_over(now);
-                    self.overdue = true;
-                }
+                Timer::Lazy => self.log_lazily(now),
             }
         }
         self.log_batch(now);

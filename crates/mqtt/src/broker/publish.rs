@@ -108,6 +108,9 @@ impl Broker {
         };
         let durability = self.durability(id, &message.topic);
         let done = self.route(message, Some(index), origin, durability, now);
+        if done.logged {
+            self.log_over_beside(now);
+        }
         let Some(packet) = publish.packet_id else {
             if let Some(Waiting::Offer { seq, message, targets }) = done.offer {
                 // Who gets it exactly once all the same gets it under the name that its record has.

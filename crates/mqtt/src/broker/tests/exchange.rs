@@ -314,3 +314,31 @@ fn mqtt_4_6_0_2_answers_keep_their_order_behind_those_of_others() {
     rig.publish(one, "nobody", "third", Qos::AtLeastOnce, 3);
     assert_eq!(rig.settle(one), [puback(1), puback(2), puback(3)]);
 }
+
+/// One commit for each message that comes alone: that its exchange is over is written with the next one.
+#[test]
+fn what_is_over_takes_no_commit_of_its_own_while_others_come() {
+    let mut rig = Rig::new();
+    let (reader, _) = rig.durable("reader");
+    rig.subscribe(reader, "t", Qos::AtLeastOnce);
+    let (writer, _) = rig.durable("writer");
+    let mut commits = Vec::new();
+    for n in 1..=50 {
+        rig.publish(writer, "t", "x", Qos::AtLeastOnce, n);
+        assert_eq!(rig.settle(writer), [puback(n)]);
+        let got = publishes(&rig.settle(reader));
+        rig.send(reader, &puback(got[0].2));
+        rig.pass(6);
+        commits.push(rig.store().committer().stats().commits);
+    }
+    let few = commits[49] - commits[9];
+    assert!(few <= 42, "{few} commits for 40 messages");
+    // When nothing comes it is written all the same, 20 ms later.
+    rig.pass(13);
+    assert_eq!(rig.store().committer().stats().commits, commits[49], "not yet");
+    rig.pass(1);
+    assert_eq!(rig.store().committer().stats().commits, commits[49] + 1);
+    rig.crash(CrashMode::DropUnsynced);
+    let (reader, present) = rig.durable("reader");
+    assert!(present && publishes(&rig.settle(reader)).is_empty(), "all were acknowledged");
+}
