@@ -96,6 +96,11 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.stop.take().map(|stop| stop.send(()));
+        // It must not write into a directory that is being removed.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+            self.store.stop();
+        }
     }
 }
 
