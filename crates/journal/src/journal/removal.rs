@@ -26,6 +26,8 @@ impl Journal {
             (count > 0, state.segments.front().map_or(1, |s| s.header.base))
         };
         if any && !self.inner.committer.remove_soon(&self.inner) {
+            // The thread may be at its last ones.
+            self.inner.committer.finish_removals(&self.inner.dir);
             self.inner.remove_leaving()?;
         }
         Ok(first)
