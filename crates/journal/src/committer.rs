@@ -388,14 +388,15 @@ impl Committer {
         let committer = self.clone();
         let remover = self.remover.spawn()?;
         self.threaded.store(true, Ordering::Relaxed);
-        std::thread::Builder::new().name("postroad-commit".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("postroad-commit".into()).spawn(move || {
             let result = committer.run();
             committer.remover.close();
             if let Err(error) = result {
                 on_failure(error);
             }
             let _ = remover.join();
-        })
+        });
+        thread.inspect_err(|_| self.remover.close())
     }
 
     /// Lets the thread finish what is queued, sync it, and end.

@@ -7,6 +7,7 @@ use postroad_journal::{Committer, CommitterOptions, Journal, JournalOptions};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A disk that deletes nothing until it may.
@@ -57,6 +58,21 @@ impl Storage for Reluctant {
     }
 }
 
+/// A committer with its thread, and a log of `segments` segments with a message each.
+fn start(segments: u32) -> (Arc<Reluctant>, Arc<Committer>, JoinHandle<()>, Journal) {
+    let disk =
+        Arc::new(Reluctant { disk: SimStorage::new(1), may: Mutex::new(false), changed: Condvar::new() });
+    let options = CommitterOptions { disk_floor: 0, ..CommitterOptions::default() };
+    let committer = Committer::open(disk.clone(), Path::new("/d"), options).unwrap();
+    let thread = committer.spawn(|error| panic!("{error}")).unwrap();
+    let journal = open(&committer);
+    for number in 0..segments {
+        journal.roll(1, number);
+        publish(&committer, &journal);
+    }
+    (disk, committer, thread, journal)
+}
+
 fn open(committer: &Arc<Committer>) -> Journal {
     open_in(committer, "/d/log")
 }
@@ -86,16 +102,7 @@ fn publish(committer: &Committer, journal: &Journal) {
 
 #[test]
 fn nobody_waits_for_a_deletion_but_who_opens_the_log_again() {
-    let disk =
-        Arc::new(Reluctant { disk: SimStorage::new(1), may: Mutex::new(false), changed: Condvar::new() });
-    let options = CommitterOptions { disk_floor: 0, ..CommitterOptions::default() };
-    let committer = Committer::open(disk.clone(), Path::new("/d"), options).unwrap();
-    let thread = committer.spawn(|error| panic!("{error}")).unwrap();
-    let journal = open(&committer);
-    for number in 0..6 {
-        journal.roll(1, number);
-        publish(&committer, &journal);
-    }
+    let (disk, committer, thread, journal) = start(6);
     let files = || disk.list(Path::new("/d/log")).unwrap().len();
     let before = files();
     assert_eq!(journal.trim(4).unwrap(), 4);
@@ -121,16 +128,7 @@ fn nobody_waits_for_a_deletion_but_who_opens_the_log_again() {
 /// What is still to be deleted at the end is deleted.
 #[test]
 fn an_orderly_end_leaves_nothing_to_delete() {
-    let disk =
-        Arc::new(Reluctant { disk: SimStorage::new(2), may: Mutex::new(false), changed: Condvar::new() });
-    let options = CommitterOptions { disk_floor: 0, ..CommitterOptions::default() };
-    let committer = Committer::open(disk.clone(), Path::new("/d"), options).unwrap();
-    let thread = committer.spawn(|error| panic!("{error}")).unwrap();
-    let journal = open(&committer);
-    for number in 0..4 {
-        journal.roll(1, number);
-        publish(&committer, &journal);
-    }
+    let (disk, committer, thread, journal) = start(4);
     let files = || disk.list(Path::new("/d/log")).unwrap().len();
     let before = files();
     journal.trim(3).unwrap();

@@ -11,8 +11,10 @@ struct Jobs {
     waiting: VecDeque<Arc<Inner>>,
     // The log whose files go now.
     working: Option<PathBuf>,
-    // The thread runs, and takes more.
-    open: bool,
+    // There is a thread.
+    threaded: bool,
+    // It takes no more.
+    closed: bool,
 }
 
 /// See the module.
@@ -27,18 +29,19 @@ impl Remover {
         let remover = self.clone();
         let thread =
             std::thread::Builder::new().name("postroad-remove".into()).spawn(move || remover.run())?;
-        lock(&self.jobs).open = true;
+        lock(&self.jobs).threaded = true;
         Ok(thread)
     }
 
     /// False if there is no thread for it.
     pub(super) fn push(&self, journal: &Arc<Inner>) -> bool {
         let mut jobs = lock(&self.jobs);
-        if jobs.open {
+        let takes = jobs.threaded && !jobs.closed;
+        if takes {
             jobs.waiting.push_back(journal.clone());
             self.changed.notify_all();
         }
-        jobs.open
+        takes
     }
 
     /// Waits until nothing is left to delete of the log in `dir`.
@@ -52,7 +55,7 @@ impl Remover {
 
     /// Takes no more; the thread ends when all is deleted.
     pub(super) fn close(&self) {
-        lock(&self.jobs).open = false;
+        lock(&self.jobs).closed = true;
         self.changed.notify_all();
     }
 
@@ -60,7 +63,7 @@ impl Remover {
         loop {
             let journal = {
                 let jobs = lock(&self.jobs);
-                let idle = |jobs: &mut Jobs| jobs.waiting.is_empty() && jobs.open;
+                let idle = |jobs: &mut Jobs| jobs.waiting.is_empty() && !jobs.closed;
                 let mut jobs = self.changed.wait_while(jobs, idle).unwrap_or_else(PoisonError::into_inner);
                 let Some(journal) = jobs.waiting.pop_front() else { return };
                 jobs.working = Some(journal.dir.clone());
@@ -74,5 +77,25 @@ impl Remover {
             lock(&self.jobs).working = None;
             self.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arc, Remover};
+    use std::time::Duration;
+
+    /// It may run before who started it does anything more.
+    #[test]
+    fn the_thread_ends_when_it_is_closed_and_not_before() {
+        let remover = Arc::<Remover>::default();
+        let thread = {
+            let remover = remover.clone();
+            std::thread::spawn(move || remover.run())
+        };
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!thread.is_finished(), "what it is given from now on is never deleted");
+        remover.close();
+        thread.join().unwrap();
     }
 }
