@@ -1,8 +1,8 @@
 //! Giving back the space of large files.
 //!
-//! A filesystem with a journal frees a file in one transaction, and durable writes that need that journal wait for it:
-//! 10 ms for 64 MiB on ext4. So what has no name any more is first made shorter step by step, unless somebody else
-//! still has it: whoever opens a file here holds a shared lock on it (flock(2)).
+//! A filesystem with a journal frees a file in one transaction, and durable writes that need that journal wait for it: the
+//! larger the file, the longer. So what has no name any more is first made shorter step by step, unless somebody else still
+//! has it: whoever opens a file here holds a shared lock on it (flock(2)).
 
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -12,8 +12,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const STEP: u64 = 1 << 20;
-/// So many times longer than a step takes, others have the disk to themselves.
+/// So many times longer than a step takes, others have the disk to themselves,
 const REST: u32 = 4;
+/// unless less than this is freed in a second: a log that grows fast must not fill the disk meanwhile.
+const LEAST: u64 = 256 << 20;
 
 /// Says that the file is in use. An error: it is being freed, and has no name any more.
 pub(super) fn hold(file: &File) -> io::Result<()> {
@@ -43,28 +45,43 @@ fn shorten(file: &File) {
     if about.nlink() > 0 {
         return;
     }
-    let mut len = about.len();
+    let (mut len, begin) = (about.len(), Instant::now());
     while len > STEP {
         len -= STEP;
         let start = Instant::now();
         if file.set_len(len).is_err() {
             return;
         }
-        std::thread::sleep((start.elapsed() * REST).min(Duration::from_millis(20)));
+        std::thread::sleep(rest(about.len() - len, begin.elapsed(), start.elapsed()));
     }
+}
+
+/// How long to rest when so much was freed in so long, by a last step of so long.
+fn rest(freed: u64, took: Duration, step: Duration) -> Duration {
+    let may = Duration::from_nanos(freed.saturating_mul(1_000_000_000) / LEAST);
+    (step * REST).min(may.saturating_sub(took))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::STEP;
+    use super::{STEP, rest};
     use crate::storage::{OpenMode, RealStorage, Storage};
     use std::fs::{self, File};
     use std::path::Path;
+    use std::time::Duration;
 
     const LEN: u64 = 3 * STEP + 5;
 
     fn make(path: &Path) {
         File::create(path).unwrap().set_len(LEN).unwrap();
+    }
+
+    #[test]
+    fn others_have_most_of_the_time_unless_that_frees_too_little() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(8 << 20, ms(5), Duration::from_micros(300)), Duration::from_micros(1200));
+        assert_eq!(rest(64 << 20, ms(245), ms(3)), ms(5), "250 ms for 64 MiB");
+        assert_eq!(rest(64 << 20, ms(300), ms(9)), ms(0), "a slow disk gets no rest");
     }
 
     #[test]
