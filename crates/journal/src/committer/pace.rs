@@ -35,6 +35,10 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::Pace;
+    use crate::storage::SimStorage;
+    use crate::{Committer, CommitterOptions, Journal, JournalOptions};
+    use std::path::Path;
+    use std::sync::Arc;
     use std::time::Duration;
 
     fn factor_after(commits: &[(u64, u64)]) -> usize {
@@ -70,5 +74,31 @@ mod tests {
             pace.note(8 << 20, Duration::from_millis(9));
         }
         assert_eq!(pace.factor(), 1);
+    }
+
+    /// Commits that it takes for 40 records of 100 bytes, where one has 1000 on a fast disk.
+    fn commits(wait: Duration) -> u32 {
+        let options =
+            CommitterOptions { max_batch_bytes: 1000, disk_floor: 0, ..CommitterOptions::default() };
+        let committer = Committer::open(Arc::new(SimStorage::new(1)), Path::new("/d"), options).unwrap();
+        let options = JournalOptions { name: "log".into(), segment_bytes: 1 << 20 };
+        let (journal, _) = Journal::open(&committer, Path::new("/d/log"), options, &mut |_| Ok(())).unwrap();
+        journal.roll(1, 1);
+        while committer.commit_now().unwrap() {}
+        (0..100).for_each(|_| committer.pace.note(100, wait));
+        for _ in 0..40 {
+            journal.writer(1).record("x", |out| out.extend_from_slice(&[b' '; 70]));
+        }
+        let mut commits = 0;
+        while committer.commit_now().unwrap() {
+            commits += 1;
+        }
+        commits
+    }
+
+    #[test]
+    fn what_is_appended_is_put_into_fewer_commits() {
+        let (fast, slow) = (commits(Duration::from_micros(100)), commits(Duration::from_millis(10)));
+        assert!(fast >= 4 && slow == 1, "{fast} on a fast disk, {slow} on a slow one");
     }
 }

@@ -34,7 +34,7 @@ impl Aligned {
 }
 
 /// A buffer for large writes, shared by all files of a storage: commits come one after the other. It grows to the largest
-/// batch with its filler, which the committer's `max_batch_bytes` and the largest record bound, and stays.
+/// batch with its filler, which 16 times the committer's `max_batch_bytes` and the largest record bound, and stays.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scratch(Arc<Mutex<Aligned>>);
 
