@@ -14,6 +14,7 @@
 
 mod deadlines;
 mod hold;
+mod late;
 mod leases;
 mod ready;
 #[cfg(test)]
@@ -149,6 +150,8 @@ struct Consumer {
     window: Window,
     count: u32,
     bytes: u64,
+    /// Passed over until then while others have room; 0: not late.
+    late_until: Millis,
 }
 
 #[derive(Debug)]
@@ -169,6 +172,8 @@ pub struct Mailbox {
     dying: BTreeSet<u64>,
     floor: AckFloor,
     consumers: BTreeMap<ConsumerId, Consumer>,
+    /// The first `late_until`, if anybody is late.
+    forgive_at: Option<Millis>,
 }
 
 impl Mailbox {
@@ -184,6 +189,7 @@ impl Mailbox {
             dying: BTreeSet::new(),
             floor: AckFloor::new(floor),
             consumers: BTreeMap::new(),
+            forgive_at: None,
         }
     }
 
@@ -222,9 +228,13 @@ impl Mailbox {
         self.consumers.len()
     }
 
-    /// The consumers that have room in their window.
+    /// The consumers that have room in their window, and are not passed over.
     pub fn consumers_with_room(&self) -> impl Iterator<Item = ConsumerId> + '_ {
-        self.consumers.iter().filter(|(_, c)| c.count < c.window.count).map(|(id, _)| *id)
+        let only_in_time = self.others_wait();
+        self.consumers
+            .iter()
+            .filter(move |(_, c)| c.count < c.window.count && !(only_in_time && c.late_until > 0))
+            .map(|(id, _)| *id)
     }
 
     /// The histories of messages that failed and are not settled; what a checkpoint must keep.
@@ -243,6 +253,7 @@ impl Mailbox {
             window,
             count: 0,
             bytes: 0,
+            late_until: 0,
         });
     }
 
@@ -253,6 +264,7 @@ impl Mailbox {
             self.fail(seq, Some(Duration::ZERO), None, "the consumer was gone", now, records);
         }
         self.consumers.remove(&consumer);
+        self.forgive(0);
     }
 
     /// New messages `first..=last` of one priority exist. What is settled already is skipped.
@@ -297,7 +309,8 @@ impl Mailbox {
         }
     }
 
-    /// Gives `consumer` up to `max` messages, as its window allows; says how many.
+    /// Gives `consumer` up to `max` messages, as its window allows; says how many. One that let a lease end gets none
+    /// for as long as a lease, if another consumer has room.
     ///
     /// `size_of` tells the payload size of a message in bytes.
     #[inline]
@@ -309,7 +322,11 @@ impl Mailbox {
         mut size_of: impl FnMut(u64) -> u32,
         out: &mut Vec<Taken>,
     ) -> usize {
+        let others_wait = self.others_wait();
         let Some(state) = self.consumers.get_mut(&consumer) else { return 0 };
+        if others_wait && state.late_until > 0 {
+            return 0;
+        }
         let deadline = now + millis(self.policy.ack_wait);
         let mut taken = 0;
         while taken < max && state.count < state.window.count {
@@ -384,6 +401,7 @@ impl Mailbox {
                 }
             }
         }
+        self.was_in_time(consumer);
         Ok(())
     }
 
@@ -438,6 +456,7 @@ impl Mailbox {
             }
         }
         self.finished(first, last, records);
+        self.was_in_time(consumer);
         count
     }
 
@@ -450,12 +469,17 @@ impl Mailbox {
             self.deadlines.push(deadline, seq, seq);
             self.deadlines.release(seq, &self.leases);
         }
+        self.was_in_time(consumer);
         Ok(())
     }
 
     /// Time has passed: leases expire, delays end.
     pub fn tick(&mut self, now: Millis, records: &mut Vec<Record>) {
+        self.forgive(now);
         while let Some(seq) = self.deadlines.ended(now) {
+            if let Some(holder) = self.leases.get(seq).map(|lease| lease.consumer) {
+                self.was_late(holder, now);
+            }
             self.fail(seq, None, None, "no verdict in time, deliveries exhausted", now, records);
         }
         while let Some(&(due, seq)) = self.delayed.first() {
@@ -478,10 +502,9 @@ impl Mailbox {
     pub fn next_deadline(&self) -> Option<Millis> {
         let lease = self.deadlines.next();
         let delay = self.delayed.first().map(|(due, _)| *due);
-        match (lease, delay) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        // A lone consumer is never passed over.
+        let forgive = self.forgive_at.filter(|_| self.consumers.len() > 1);
+        [lease, delay, forgive].into_iter().flatten().min()
     }
 
     /// The dead letter of `seq` is durable: it is settled here. False if it was not dying.

@@ -62,6 +62,8 @@ pub struct Msg {
 pub struct Mailbox {
     pub floor: u64,
     pub msgs: BTreeMap<u64, Msg>,
+    /// Until when a consumer that let a lease end is passed over.
+    pub late: BTreeMap<usize, u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +93,25 @@ impl Sub {
             held.extend(seqs.map(|(seq, _)| (*topic, *seq)));
         }
         held
+    }
+}
+
+impl Sub {
+    /// It let a lease end, and a consumer that did not has room. Only groups have several consumers, and they are in
+    /// one topic.
+    pub fn is_passed_over(&self, consumer: usize) -> bool {
+        self.boxes.values().any(|mailbox| {
+            let mut others = self.consumers.iter().filter(|other| !mailbox.late.contains_key(*other));
+            mailbox.late.contains_key(&consumer)
+                && others.any(|other| self.held(*other).len() < self.cast().window as usize)
+        })
+    }
+
+    /// It said something in time, or is gone.
+    pub fn not_late(&mut self, consumer: usize) {
+        for mailbox in self.boxes.values_mut() {
+            mailbox.late.remove(&consumer);
+        }
     }
 }
 
@@ -209,6 +230,17 @@ impl Model {
             }
             let topics: Vec<usize> = self.subs[sub].boxes.keys().copied().collect();
             for topic in topics {
+                let again = now + self.subs[sub].cast().ack_wait;
+                if let Some(mailbox) = self.subs[sub].boxes.get_mut(&topic) {
+                    mailbox.late.retain(|_, until| *until > now);
+                    for msg in mailbox.msgs.values() {
+                        if let State::Held(holder, deadline) = msg.state
+                            && deadline <= now
+                        {
+                            mailbox.late.insert(holder, again);
+                        }
+                    }
+                }
                 let due: Vec<(u64, State)> =
                     self.subs[sub].boxes[&topic].msgs.iter().map(|(seq, m)| (*seq, m.state)).collect();
                 for (seq, state) in due {
@@ -260,6 +292,7 @@ impl Model {
         }
         for sub in &mut self.subs {
             sub.consumers.clear();
+            sub.boxes.values_mut().for_each(|mailbox| mailbox.late.clear());
             sub.alive &= sub.is_durable();
         }
     }

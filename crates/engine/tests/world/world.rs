@@ -358,7 +358,8 @@ impl World {
         let topics: Vec<usize> = self.model.subs[sub].boxes.keys().copied().collect();
         let mut ready: BTreeMap<usize, Vec<u64>> =
             topics.into_iter().map(|topic| (topic, self.model.ready(sub, topic))).collect();
-        let expected = max.min(room).min(ready.values().map(Vec::len).sum());
+        let all = ready.values().map(Vec::len).sum();
+        let expected = if self.model.subs[sub].is_passed_over(id) { 0 } else { max.min(room).min(all) };
         if out.len() != expected {
             return fail(format!("{} of {} came: {ready:?}", out.len(), expected));
         }
@@ -431,6 +432,8 @@ impl World {
             Receipt::At(ticket) => ticket.0,
             Receipt::Later(_) => UNKNOWN,
         };
+        let id = self.consumers[at].id;
+        self.model.subs[sub].not_late(id);
         for &seq in &seqs {
             match verdict {
                 Verdict::Ack | Verdict::Discard => {
@@ -472,6 +475,7 @@ impl World {
         }
         let (sub, id) = (self.consumers[at].sub, self.consumers[at].id);
         let deadline = now_of(self) + self.model.subs[sub].cast().ack_wait;
+        self.model.subs[sub].not_late(id);
         for seq in seqs {
             self.model.msg(sub, topic, seq).state = State::Held(id, deadline);
         }
@@ -487,6 +491,7 @@ impl World {
         }
         let sub = &mut self.model.subs[live.sub];
         sub.consumers.retain(|id| *id != live.id);
+        sub.not_late(live.id);
         sub.alive &= sub.is_durable() || !sub.consumers.is_empty();
     }
 

@@ -68,13 +68,22 @@ pub(super) struct Model {
     pub(super) events: BTreeMap<u64, Event>,
     pub(super) consumers: BTreeMap<ConsumerId, Window>,
     pub(super) first_kept: u64,
+    /// Until when a consumer that let a lease end is passed over.
+    late: BTreeMap<ConsumerId, Millis>,
     // What the current step must have recorded.
     facts: Vec<Fact>,
 }
 
 impl Model {
     pub(super) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, events: BTreeMap::new(), consumers: BTreeMap::new(), first_kept: 1, facts: Vec::new() }
+        Self {
+            policy,
+            events: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            first_kept: 1,
+            late: BTreeMap::new(),
+            facts: Vec::new(),
+        }
     }
 
     fn seqs(&self, wanted: impl Fn(&State) -> bool) -> Vec<u64> {
@@ -150,7 +159,17 @@ impl Model {
                 State::Delayed { due } => Some(due),
                 _ => None,
             })
+            .chain(self.late.values().copied().filter(|_| self.consumers.len() > 1))
             .min()
+    }
+
+    /// It let a lease end, and somebody who did not has room.
+    pub(super) fn is_passed_over(&self, consumer: ConsumerId) -> bool {
+        let could = |(other, window): (&ConsumerId, &Window)| {
+            let (count, bytes) = self.load(*other);
+            !self.late.contains_key(other) && count < window.count && (count == 0 || bytes < window.bytes)
+        };
+        self.late.contains_key(&consumer) && self.consumers.iter().any(could)
     }
 
     pub(super) fn top_priority(&self) -> Option<i64> {
@@ -201,11 +220,15 @@ impl Model {
             self.fail(seq, Duration::ZERO, None, now);
         }
         self.consumers.remove(&consumer);
+        self.late.remove(&consumer);
     }
 
     pub(super) fn take(&mut self, consumer: ConsumerId, now: Millis, max: usize) -> Vec<Taken> {
         let mut out = Vec::new();
         let Some(window) = self.consumers.get(&consumer).copied() else { return out };
+        if self.is_passed_over(consumer) {
+            return out;
+        }
         while out.len() < max {
             let Some(priority) = self.top_priority() else { break };
             let ready = self.ready();
@@ -226,6 +249,7 @@ impl Model {
         if self.held(consumer, seq, seq).is_empty() {
             return false;
         }
+        self.late.remove(&consumer);
         match verdict {
             Verdict::Ack | Verdict::Discard => self.finish(seq),
             Verdict::Retry { after, reason } => {
@@ -245,12 +269,17 @@ impl Model {
         if held {
             let deadline = now + self.policy.ack_wait.as_millis() as u64;
             self.set(seq, State::InFlight { consumer, deadline });
+            self.late.remove(&consumer);
         }
         held
     }
 
     pub(super) fn tick(&mut self, now: Millis) {
+        self.late.retain(|_, until| *until > now);
         for seq in self.seqs(|s| matches!(s, State::InFlight { deadline, .. } if *deadline <= now)) {
+            if let State::InFlight { consumer, .. } = self.events[&seq].state {
+                self.late.insert(consumer, now + (self.policy.ack_wait.as_millis() as u64).max(1));
+            }
             let backoff = self.backoff_of(seq);
             self.fail(seq, backoff, None, now);
         }
@@ -292,6 +321,7 @@ impl Model {
     /// The process died and came back from its records, then ticked.
     pub(super) fn crash(&mut self, now: Millis) {
         self.consumers.clear();
+        self.late.clear();
         for seq in self.seqs(|s| !matches!(s, State::Settled | State::Trimmed)) {
             let event = self.events.get_mut(&seq).expect("known");
             event.reason = event.logged_reason.clone();

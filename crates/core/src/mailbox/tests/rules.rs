@@ -232,6 +232,70 @@ fn an_expired_lease_comes_back_and_its_late_verdict_is_refused() {
     assert_eq!(take(&mut mailbox, A, 110, 1)[0].attempt, 2, "the window is free again");
 }
 
+/// `A` has let the lease of message 1 end at 100.
+fn a_was_late(others_window: Window) -> Mailbox {
+    let mut mailbox = Mailbox::new(policy(100, &[], 0), 0);
+    mailbox.attach(A, window(2));
+    mailbox.offer(1, 3, 0);
+    take(&mut mailbox, A, 0, 1);
+    mailbox.attach(B, others_window);
+    tick(&mut mailbox, 100);
+    mailbox
+}
+
+#[test]
+fn who_let_a_lease_end_is_passed_over_while_another_has_room() {
+    let mut mailbox = a_was_late(window(2));
+    assert_eq!(mailbox.consumers_with_room().collect::<Vec<_>>(), [B]);
+    assert_eq!(take_seqs(&mut mailbox, A, 100, 9), [0; 0]);
+    assert_eq!(take_seqs(&mut mailbox, B, 100, 1), [1]);
+    assert_eq!(take_seqs(&mut mailbox, A, 100, 9), [0; 0], "B has room for one more");
+    assert_eq!(take_seqs(&mut mailbox, B, 100, 9), [2]);
+    assert_eq!(take_seqs(&mut mailbox, A, 100, 9), [3], "nobody else could");
+}
+
+#[test]
+fn who_let_a_lease_end_is_not_passed_over_for_ever() {
+    let mut mailbox = a_was_late(WIDE);
+    assert_eq!(mailbox.next_deadline(), Some(200));
+    tick(&mut mailbox, 199);
+    assert_eq!(take_seqs(&mut mailbox, A, 199, 9), [0; 0]);
+    tick(&mut mailbox, 200);
+    assert_eq!(mailbox.next_deadline(), None);
+    assert_eq!(mailbox.consumers_with_room().collect::<Vec<_>>(), [A, B]);
+    assert_eq!(take_seqs(&mut mailbox, A, 200, 9), [1, 2]);
+}
+
+#[test]
+fn a_verdict_in_time_ends_being_passed_over() {
+    for touch in [false, true] {
+        let mut mailbox = a_was_late(window(0));
+        assert_eq!(take_seqs(&mut mailbox, A, 100, 1), [1]);
+        mailbox.attach(B, window(1));
+        assert_eq!(take_seqs(&mut mailbox, A, 101, 1), [0; 0]);
+        if touch {
+            mailbox.touch(A, 1, 101).expect("in flight");
+        } else {
+            mailbox.settle(A, 1, Verdict::Ack, 101, &mut Vec::new()).expect("in flight");
+        }
+        assert_eq!(take_seqs(&mut mailbox, A, 101, 1), [2]);
+    }
+}
+
+#[test]
+fn who_holds_all_the_bytes_it_may_has_no_room() {
+    let mut mailbox = a_was_late(Window { count: 9, bytes: 1 });
+    assert_eq!(take_seqs(&mut mailbox, B, 100, 1), [1]);
+    assert_eq!(take_seqs(&mut mailbox, A, 100, 1), [2]);
+}
+
+#[test]
+fn the_one_consumer_is_never_passed_over() {
+    let mut mailbox = a_was_late(WIDE);
+    mailbox.detach(B, 100, &mut Vec::new());
+    assert_eq!(take_seqs(&mut mailbox, A, 100, 1), [1]);
+}
+
 #[test]
 fn a_touch_starts_the_lease_again() {
     let mut mailbox = Mailbox::new(policy(100, &[], 0), 0);
