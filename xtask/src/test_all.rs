@@ -22,6 +22,8 @@ struct Tally {
     passed: u64,
     failed: u64,
     missing: Vec<String>,
+    /// What failed tests said.
+    failures: Failures,
 }
 
 /// `cargo xtask test-all`.
@@ -168,6 +170,7 @@ impl Tally {
         for line in BufReader::new(stdout).lines() {
             let line = line?;
             println!("{line}");
+            self.failures.read(&line);
             if let Some(what) = line.strip_prefix("not run: ") {
                 self.missing.push(what.to_owned());
             }
@@ -199,6 +202,9 @@ impl Tally {
         for line in &self.results {
             println!("{line}");
         }
+        for line in &self.failures.lines {
+            println!("{line}");
+        }
         println!("{} passed, {failed} failed", self.passed);
         if failed == 0 {
             return Ok(());
@@ -206,6 +212,30 @@ impl Tally {
         let phases: Vec<&str> =
             self.phases.iter().filter(|phase| !phase.2).map(|phase| phase.0.as_str()).collect();
         bail!("failed: {}; could not run: {missing} (--allow-missing lets that pass)", phases.join(", "))
+    }
+}
+
+/// The beginning of what each failed test said, without the backtrace: a log that is cut still has it at its end.
+#[derive(Default)]
+struct Failures {
+    lines: Vec<String>,
+    /// How many more lines of the test that is being read are kept.
+    left: usize,
+}
+
+impl Failures {
+    const LINES: usize = 20;
+
+    fn read(&mut self, line: &str) {
+        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            self.left = Self::LINES;
+        } else if line.starts_with("stack backtrace:") || line == "failures:" {
+            self.left = 0;
+        }
+        if self.left > 0 && !line.is_empty() {
+            self.left -= 1;
+            self.lines.push(line.to_owned());
+        }
     }
 }
 
@@ -221,7 +251,16 @@ fn counts(line: &str) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::counts;
+    use super::{Failures, counts};
+
+    #[test]
+    fn what_a_failed_test_said_is_kept() {
+        let said = "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\n\nthread 'a' panicked at b.rs:1:1:\nwhy\n\
+            stack backtrace:\n   0: somewhere\n\n\nfailures:\n    a\n";
+        let mut failures = Failures::default();
+        said.lines().for_each(|line| failures.read(line));
+        assert_eq!(failures.lines, ["---- a stdout ----", "thread 'a' panicked at b.rs:1:1:", "why"]);
+    }
 
     #[test]
     fn cargo_s_result_line_is_understood() {

@@ -34,8 +34,13 @@ pub(crate) const JQ: Needed = Needed::new("jq", "jq", "black-box tests that read
 pub(crate) const REDIS: Needed = Needed::new("redis-server", "redis-server", "bench against Redis");
 pub(crate) const BEANSTALKD: Needed = Needed::new("beanstalkd", "beanstalkd", "bench against beanstalkd");
 
+pub(crate) const MOSQUITTO_PUB: Needed =
+    Needed::new("mosquitto_pub", "mosquitto-clients", "tests with mosquitto's clients");
+pub(crate) const MOSQUITTO_SUB: Needed =
+    Needed::new("mosquitto_sub", "mosquitto-clients", "tests with mosquitto's clients");
+
 /// All of them.
-pub(crate) const ALL: [&Needed; 4] = [&NC, &JQ, &REDIS, &BEANSTALKD];
+pub(crate) const ALL: [&Needed; 6] = [&NC, &JQ, &REDIS, &BEANSTALKD, &MOSQUITTO_PUB, &MOSQUITTO_SUB];
 
 /// Gets those that are not here; gives back those that cannot be had, with the reason in `stderr`.
 pub(crate) fn ensure(all: &[&'static Needed]) -> Vec<&'static Needed> {

@@ -109,15 +109,27 @@ pub(crate) fn unpack(packages: &[&str]) -> Result<()> {
         output(Command::new("apt-get").args(["update", "-q"])).map_err(|_| first)?;
         download()?;
     }
-    for entry in fs::read_dir(&debs)? {
-        let file = entry?.path();
-        if file.extension().is_some_and(|ext| ext == "deb") {
-            output(Command::new("dpkg").arg("--extract").arg(&file).arg(&root))?;
-            // What is unpacked is not unpacked again, perhaps below a server that runs.
-            fs::remove_file(&file)?;
-        }
-    }
+    unpack_new(&debs, &root, &places::peers().join("unpacked"))?;
     relocate_erlang(&root)
+}
+
+/// Unpacks the packages in `debs` that have no mark in `marks`, and removes them. What another package needs, too, is
+/// brought again, and must not be written again below a program that runs or starts.
+fn unpack_new(debs: &Path, root: &Path, marks: &Path) -> Result<()> {
+    fs::create_dir_all(marks)?;
+    for entry in fs::read_dir(debs)? {
+        let file = entry?.path();
+        let Some(name) = file.file_name().filter(|_| file.extension().is_some_and(|ext| ext == "deb")) else {
+            continue;
+        };
+        let mark = marks.join(name);
+        if !mark.exists() {
+            output(Command::new("dpkg").arg("--extract").arg(&file).arg(root))?;
+            fs::write(&mark, "")?;
+        }
+        fs::remove_file(&file)?;
+    }
+    Ok(())
 }
 
 /// Debian's `erl` looks for Erlang where the package would install it.
@@ -126,6 +138,9 @@ fn relocate_erlang(root: &Path) -> Result<()> {
     let script = home.join("bin/erl");
     let Ok(text) = fs::read_to_string(&script) else { return Ok(()) };
     let moved = text.replace("ROOTDIR=/usr/lib/erlang\n", &format!("ROOTDIR='{}'\n", home.display()));
+    if moved == text {
+        return Ok(());
+    }
     fs::write(&script, moved).with_context(|| format!("changing {}", script.display()))
 }
 
@@ -149,4 +164,37 @@ fn wrap(tool: &Tool) -> Result<()> {
     fs::set_permissions(&aside, fs::Permissions::from_mode(0o755))?;
     fs::rename(&aside, &file)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unpacked_is_not_written_again() {
+        if let Some(obstacle) = obstacle() {
+            println!("not run: packages are unpacked once ({obstacle})");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| dir.path().join(name);
+        let (debs, root, marks) = (place("debs"), place("root"), place("marks"));
+        for folder in [&debs, &root, &place("made/DEBIAN"), &place("made/usr/lib")] {
+            fs::create_dir_all(folder).expect("a directory");
+        }
+        let about = "Package: small\nVersion: 1\nArchitecture: all\nMaintainer: nobody\nDescription: small\n";
+        fs::write(place("made/DEBIAN/control"), about).expect("a file");
+        fs::write(place("made/usr/lib/it"), "new").expect("a file");
+        let deb = debs.join("small_1_all.deb");
+        let unpacked = root.join("usr/lib/it");
+        let mut found = Vec::new();
+        for _ in 0..2 {
+            output(Command::new("dpkg-deb").arg("--build").arg(place("made")).arg(&deb)).expect("a package");
+            unpack_new(&debs, &root, &marks).expect("unpacked");
+            assert!(!deb.exists());
+            found.push(fs::read_to_string(&unpacked).expect("it was unpacked"));
+            fs::write(&unpacked, "in use").expect("a file");
+        }
+        assert_eq!(found, ["new", "in use"]);
+    }
 }
