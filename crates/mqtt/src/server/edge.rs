@@ -57,6 +57,8 @@ pub(super) struct Edge<M: Machine> {
     signal: Arc<CommitSignal>,
     // The commit this thread is to be told of.
     asked: Cell<Mark>,
+    // How far the store was when the machine was told.
+    told: Cell<Mark>,
     no_inline_before: Cell<Option<Instant>>,
     // Passwords that are being checked on other threads, and how many at once.
     checking: Cell<usize>,
@@ -101,6 +103,7 @@ impl<M: Machine> Edge<M> {
             inputs: Cell::new(0),
             signal: Arc::new(CommitSignal::default()),
             asked: Cell::new(Mark::NOW),
+            told: Cell::new(Mark::NOW),
             no_inline_before: Cell::new(None),
             checking: Cell::new(0),
             check_threads: check_threads(),
@@ -291,13 +294,15 @@ impl<M: Machine> Edge<M> {
         false
     }
 
+    /// Tells the machine how far the store is, also when that is not as far as it asked for last: under a steady flow
+    /// it has always asked for more by then.
     fn committed(&self, now: u64) {
-        let asked = self.asked.get();
-        let left = asked.beyond(self.store.mark());
-        if asked == Mark::NOW || left == asked && self.store.failure().is_none() {
+        let (asked, at) = (self.asked.get(), self.store.mark());
+        if asked == Mark::NOW || at == self.told.get() && self.store.failure().is_none() {
             return;
         }
-        self.asked.set(left);
+        self.told.set(at);
+        self.asked.set(asked.beyond(at));
         self.machine.borrow_mut().committed(now);
     }
 

@@ -32,7 +32,7 @@ pub(crate) trait Machine: Sized + 'static {
     fn tick(&mut self, now: u64);
     /// When [`Machine::tick`] is wanted next.
     fn next_deadline(&self) -> Option<u64>;
-    /// What it waits for.
+    /// All that it waits for. [`Machine::committed`] is called for parts of it, too.
     fn pending(&mut self) -> Option<Mark>;
     /// Connections with something to write, to close, or to read again since the last call.
     fn touched(&mut self, out: &mut Vec<Self::Id>);

@@ -182,7 +182,7 @@ impl Machine for Commands {
     }
 
     fn pending(&mut self) -> Option<Mark> {
-        self.waiting.front().map(|(ticket, ..)| Mark::committed(*ticket))
+        self.waiting.back().map(|(ticket, ..)| Mark::committed(*ticket))
     }
 
     fn touched(&mut self, out: &mut Vec<u64>) {

@@ -1,5 +1,6 @@
 //! The edge on real sockets.
 
+mod commits;
 mod limits;
 mod machine;
 mod tls;
@@ -21,7 +22,7 @@ struct Running {
     handle: ServerHandle,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<Result<(), ServerError>>>,
-    store: Arc<JournalStore>,
+    store: Arc<dyn LogStore>,
     _directory: tempfile::TempDir,
 }
 
@@ -45,10 +46,19 @@ fn config(listeners: Vec<Listen<TestRules>>) -> EdgeConfig<TestRules> {
 }
 
 fn start(config: EdgeConfig<TestRules>) -> Running {
+    start_on(config, |journal| journal)
+}
+
+/// The same with another store in front of the journal.
+fn start_on(
+    config: EdgeConfig<TestRules>,
+    front: impl FnOnce(Arc<dyn LogStore>) -> Arc<dyn LogStore>,
+) -> Running {
     let directory = tempfile::tempdir().unwrap();
     let store =
         Arc::new(JournalStore::open(directory.path(), 64 << 20, CommitterOptions::default()).unwrap());
     store.start(Box::new(|_| {})).unwrap();
+    let store = front(store);
     let server = EdgeServer::bind(config, store.clone()).unwrap();
     let (addresses, handle) = (server.addresses().unwrap(), server.handle());
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
