@@ -55,11 +55,15 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The measurement in the middle, by its rate: figures that belong together stay together.
+    /// The measurement in the middle, by its rate, with the latencies in the middle, by their p99: which round had the
+    /// middle rate says nothing of what held up a message at another time in it.
     pub(crate) fn median(&self) -> Sample {
-        let mut sorted = self.samples.clone();
-        sorted.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-        sorted[sorted.len() / 2]
+        let middle = |key: fn(&Sample) -> f64| {
+            let mut sorted = self.samples.clone();
+            sorted.sort_by(|a, b| key(a).total_cmp(&key(b)));
+            sorted[sorted.len() / 2]
+        };
+        Sample { latency: middle(|sample| sample.latency.p99).latency, ..middle(|sample| sample.rate) }
     }
 
     /// What went wrong in all measurements together.
@@ -345,12 +349,13 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_one_measurement() {
+    fn rate_and_latency_have_each_their_median() {
         let mut report = report();
-        for (rate, cpu) in [(5.0, 1.0), (1.0, 2.0), (3.0, 3.0)] {
-            report.add("load", "ours", "disk", sample(rate, cpu, 0));
+        let late = |p99| Percentiles { p50: p99 / 2.0, p99, p999: p99 };
+        for (rate, cpu, p99) in [(5.0, 1.0, 4.0), (1.0, 2.0, 6.0), (3.0, 3.0, 2.0)] {
+            report.add("load", "ours", "disk", Sample { latency: late(p99), ..sample(rate, cpu, 0) });
         }
-        assert_eq!(report.find("load", "ours"), Some(sample(3.0, 3.0, 0)));
+        assert_eq!(report.find("load", "ours"), Some(Sample { latency: late(4.0), ..sample(3.0, 3.0, 0) }));
     }
 
     #[test]
