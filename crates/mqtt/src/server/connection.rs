@@ -231,6 +231,7 @@ impl<M: Machine> Connection<M> {
                     if let Err(end) = self.input(edge) {
                         return Poll::Ready(end);
                     }
+                    edge.pass_on();
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(End::Cut),
             }

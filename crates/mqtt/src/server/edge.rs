@@ -294,6 +294,15 @@ impl<M: Machine> Edge<M> {
         false
     }
 
+    /// A commit that is done while sockets are read does not wait for the last of them.
+    pub(super) fn pass_on(&self) {
+        if self.signal.take() {
+            let now = self.now();
+            self.committed(now);
+            self.write(now);
+        }
+    }
+
     /// Tells the machine how far the store is, also when that is not as far as it asked for last: under a steady flow
     /// it has always asked for more by then.
     fn committed(&self, now: u64) {
