@@ -60,9 +60,14 @@ impl Books {
     pub(super) fn set_pace(&mut self, now: u64, rate: f64, end: u64) {
         let interval = 1e9 / rate.max(0.001);
         let before = self.sent.clone();
-        self.pace = Some(Pace { start: now, end, interval, before });
+        let together = (WAKE / (interval * before.len() as f64)).max(1.0) as u64;
+        self.pace = Some(Pace { start: now, end, interval, together, before });
     }
 }
+
+/// How often a publisher sends at most when it is paced, in nanoseconds: what it has for that time goes together, as with
+/// the timers of real ones. Each message by itself would ask more of the loader than of the broker.
+const WAKE: f64 = 5e5;
 
 /// Messages leave when they are due, and their latency counts from then, whether they could leave or not.
 pub(super) struct Pace {
@@ -70,6 +75,8 @@ pub(super) struct Pace {
     end: u64,
     /// Nanoseconds between two messages of any publishers.
     interval: f64,
+    /// Messages of a publisher that are due together.
+    together: u64,
     /// What each publisher had sent before.
     before: Vec<u64>,
 }
@@ -78,7 +85,8 @@ impl Pace {
     /// When a message of `publisher` is due, `sent` being its number; publishers take turns. Never, if that is not
     /// before the end.
     pub(super) fn due(&self, publisher: usize, sent: u64) -> u64 {
-        let turn = (sent - self.before[publisher]) * self.before.len() as u64 + publisher as u64;
+        let group = (sent - self.before[publisher]) / self.together;
+        let turn = (group * self.before.len() as u64 + publisher as u64) * self.together;
         let due = self.start + (turn as f64 * self.interval) as u64;
         if due < self.end { due } else { u64::MAX }
     }
@@ -138,16 +146,28 @@ mod tests {
         let books = Books::new(2, 3);
         let mut books = books.borrow_mut();
         books.sent = vec![10, 20];
-        books.set_pace(1_000, 1e6, 4_500);
+        books.set_pace(0, 1e3, 4_000_000);
         let pace = books.pace.as_ref().unwrap();
         let due = [(0, 10), (1, 20), (0, 11), (1, 21)].map(|(publisher, sent)| pace.due(publisher, sent));
-        assert_eq!(due, [1_000, 2_000, 3_000, 4_000]);
+        assert_eq!(due, [0, 1_000_000, 2_000_000, 3_000_000]);
         assert_eq!(pace.due(0, 12), u64::MAX, "past the end");
         books.done[1] = 4;
         assert_eq!((books.owed(1), books.owed_by_all(), books.expected()), (19, 29, 90));
         books.write_off();
         assert_eq!(books.owed_by_all(), 0);
-        assert_eq!(books.overdue(1, 3_000).collect::<Vec<_>>(), [2_000]);
-        assert_eq!(books.overdue(0, 9_000).collect::<Vec<_>>(), [1_000, 3_000]);
+        assert_eq!(books.overdue(1, 2_500_000).collect::<Vec<_>>(), [1_000_000]);
+        assert_eq!(books.overdue(0, 9_000_000).collect::<Vec<_>>(), [0, 2_000_000]);
+    }
+
+    #[test]
+    fn what_a_publisher_has_for_half_a_millisecond_is_due_together() {
+        let books = Books::new(2, 1);
+        let mut books = books.borrow_mut();
+        // 6000 a second each.
+        books.set_pace(0, 12e3, u64::MAX);
+        let pace = books.pace.as_ref().unwrap();
+        let due = |publisher| [0, 1, 2, 3, 5, 6].map(|sent| pace.due(publisher, sent) / 1000);
+        assert_eq!(due(0), [0, 0, 0, 500, 500, 1000]);
+        assert_eq!(due(1), [250, 250, 250, 750, 750, 1250]);
     }
 }

@@ -89,8 +89,9 @@ fn setup(plan: &Plan) -> String {
     format!(
         "{} B payloads, MQTT {}, {} sessions; the median of {} rounds of {} s; a new server for every measurement; load \
          and servers share {} cores. A delivery counts when its handshake at the subscriber is over. Latency is that of \
-         as long a time again, in which half of the measured rate is published at even intervals: from when a message \
-         is due, sent or not, to its arrival. Publishers {}.",
+         as long a time again, in which half of the measured rate is published at even intervals, by each publisher at \
+         most every 0.5 ms (then what it has for that time): from when a message is due, sent or not, to its arrival; the \
+         median of the rounds. Publishers {}.",
         event::EVENT,
         if plan.sessions.version == Version::V5 { "5.0" } else { "3.1.1" },
         if plan.sessions.clean { "clean" } else { "durable" },
