@@ -10,7 +10,7 @@ impl Consumer {
         self.count < self.window.count && (self.count == 0 || self.bytes < self.window.bytes)
     }
 
-    fn is_late(&self) -> bool {
+    pub(super) fn is_late(&self) -> bool {
         self.late_until > 0
     }
 }
@@ -29,10 +29,11 @@ impl Mailbox {
     /// `consumer` said something in time: it is there.
     #[inline]
     pub(super) fn was_in_time(&mut self, consumer: ConsumerId) {
-        if self.forgive_at.is_some() {
-            if let Some(consumer) = self.consumers.get_mut(&consumer) {
-                consumer.late_until = 0;
-            }
+        if self.forgive_at.is_some()
+            && let Some(consumer) = self.consumers.get_mut(&consumer)
+            && consumer.is_late()
+        {
+            consumer.late_until = 0;
             self.forgive(0);
         }
     }

@@ -233,7 +233,7 @@ impl Mailbox {
         let only_in_time = self.others_wait();
         self.consumers
             .iter()
-            .filter(move |(_, c)| c.count < c.window.count && !(only_in_time && c.late_until > 0))
+            .filter(move |(_, c)| c.count < c.window.count && !(only_in_time && c.is_late()))
             .map(|(id, _)| *id)
     }
 
@@ -324,7 +324,7 @@ impl Mailbox {
     ) -> usize {
         let others_wait = self.others_wait();
         let Some(state) = self.consumers.get_mut(&consumer) else { return 0 };
-        if others_wait && state.late_until > 0 {
+        if others_wait && state.is_late() {
             return 0;
         }
         let deadline = now + millis(self.policy.ack_wait);
